@@ -1,0 +1,205 @@
+"""The terms of a round, fixed before anybody trains: what is trained, how it is scored, who is paid and how.
+
+An owner accepts a manifest by its digest. Whatever decides money is in here, so that nothing can be chosen
+after the adapters are known.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from patronage_protocol.canonical import BigInt, Canonical, Digest, Name
+
+__all__ = [
+    "BaseModelTerms",
+    "Deadlines",
+    "DpoTerms",
+    "GameTerms",
+    "HeldOutTerms",
+    "IntakeTerms",
+    "IntervalTerms",
+    "LoraGroup",
+    "LoraTerms",
+    "Manifest",
+    "Party",
+    "PayoutTerms",
+]
+
+MANIFEST_TYPE = "application/vnd.patronage.manifest.v1+json"
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveReal = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+PublicKeyText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=\z")]
+
+
+class Party(Canonical):
+    """Somebody with a key: an owner or the operator. `key` is a raw Ed25519 public key in base64."""
+
+    name: Name
+    key: PublicKeyText
+
+
+class BaseModelTerms(Canonical):
+    """The base model pi_0, by content: two parties with these digests hold the same weights and tokenizer."""
+
+    name: str
+    architecture: str
+    precision: Literal["bfloat16", "float32"]
+    weights: Digest
+    tokenizer: Digest
+
+
+class LoraGroup(Canonical):
+    """Linear modules of one shape: `module` has one `{}` for the layer, unless `layers` is empty."""
+
+    module: str
+    layers: tuple[int, ...]
+    in_features: Positive
+    out_features: Positive
+
+    def modules(self) -> tuple[str, ...]:
+        """The full module paths, in layer order."""
+        return tuple(self.module.format(layer) for layer in self.layers) or (self.module,)
+
+
+class LoraTerms(Canonical):
+    """The one adapter format of the round; dW = (alpha / rank) B A for each module."""
+
+    rank: Positive
+    alpha: PositiveReal
+    init_seed: int
+    groups: Annotated[tuple[LoraGroup, ...], Field(min_length=1)]
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank, the factor in front of B A."""
+        return self.alpha / self.rank
+
+    def modules(self) -> tuple[str, ...]:
+        """Every adapted module, sorted by path."""
+        return tuple(sorted(module for group in self.groups for module in group.modules()))
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Tensor name to shape, sorted by name: A is (rank, in_features), B is (out_features, rank)."""
+        shapes: dict[str, tuple[int, int]] = {}
+        for group in self.groups:
+            for module in group.modules():
+                shapes[f"base_model.model.{module}.lora_A.weight"] = (self.rank, group.in_features)
+                shapes[f"base_model.model.{module}.lora_B.weight"] = (group.out_features, self.rank)
+        return dict(sorted(shapes.items()))
+
+
+class DpoTerms(Canonical):
+    """How every owner trains: DPO with the sigmoid loss and AdamW, from the same LoRA initialisation."""
+
+    beta: PositiveReal
+    learning_rate: PositiveReal
+    epochs: Positive
+    batch_size: Positive
+    gradient_accumulation: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["constant", "linear", "cosine"]
+    max_grad_norm: PositiveReal
+    max_length: Positive
+    seed: int
+
+
+class IntakeTerms(Canonical):
+    """What an adapter must satisfy to enter the game.
+
+    `max_norm` caps the Frobenius norm of dW over all modules. `copy_cosine`: two adapters whose dW have at
+    least this cosine are one contribution, and the earlier commitment keeps the credit.
+    """
+
+    max_bytes: Positive
+    max_norm: PositiveReal
+    copy_cosine: Annotated[float, Field(gt=0, le=1)]
+
+
+class HeldOutTerms(Canonical):
+    """The preference pairs on which coalitions are scored, committed to by a salted Merkle root."""
+
+    root: Digest
+    pairs: Positive
+    prompts: Positive
+
+
+class GameTerms(Canonical):
+    """The cooperative game. Margins are published as int32 in units of 2**-scale_bits."""
+
+    composition: Literal["sum"]
+    utility: Literal["sigmoid", "log_sigmoid", "win"]
+    scale_bits: Annotated[int, Field(ge=16, le=24)]
+
+
+class IntervalTerms(Canonical):
+    """Bootstrap intervals of the shares, resampling whole prompts."""
+
+    level: Fraction
+    replicates: Annotated[int, Field(ge=100)]
+    seed: int
+
+
+class PayoutTerms(Canonical):
+    """Who earns what from the shares. `budget` is in minor units: 10**-exponent of `currency`.
+
+    `max_detectable`: the round is underpowered, and the budget is refunded, when the smallest share that it
+    could have told from zero exceeds this multiple of the equal share v(N) / n.
+    """
+
+    policy: Literal["gated", "clipped"]
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}\z")]
+    exponent: Annotated[int, Field(ge=0, le=4)]
+    budget: Annotated[BigInt, Field(ge=0)]
+    max_detectable: PositiveReal
+
+
+class Deadlines(Canonical):
+    """The last moment of each phase, Unix seconds."""
+
+    accept: int
+    commit: int
+    reveal: int
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.accept <= self.commit <= self.reveal:
+            raise ValueError("the deadlines of accept, commit and reveal must not go backwards")
+        return self
+
+
+class Manifest(Canonical):
+    """The whole agreement. `seed` (32 bytes, hexadecimal) breaks ties; `versions` names the software meant."""
+
+    schema_version: Literal[1]
+    consortium: Name
+    round: Positive
+    seed: Digest
+    operator: Party
+    owners: Annotated[tuple[Party, ...], Field(min_length=2)]
+    base_model: BaseModelTerms
+    lora: LoraTerms
+    dpo: DpoTerms
+    intake: IntakeTerms
+    held_out: HeldOutTerms
+    game: GameTerms
+    interval: IntervalTerms
+    payout: PayoutTerms
+    deadlines: Deadlines
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _distinct_parties(self) -> Self:
+        for field in ("name", "key"):
+            seen: dict[str, str] = {}
+            for party in (self.operator, *self.owners):
+                value = getattr(party, field)
+                if value in seen:
+                    raise ValueError(f"{party.name} and {seen[value]} have the same {field}")
+                seen[value] = party.name
+        return self
+
+    def owner(self, name: str) -> Party | None:
+        """The owner of that name, or None."""
+        return next((owner for owner in self.owners if owner.name == name), None)

@@ -1,0 +1,1 @@
+"""The operator's side: drives a round, checks adapters, evaluates, values, pays and publishes."""

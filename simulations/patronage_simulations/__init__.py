@@ -1,0 +1,1 @@
+"""Whole consortia on one machine, with the real code of both sides."""
