@@ -1,7 +1,7 @@
 """The command `patronage`: finds the commands of the installed components and turns errors into one line.
 
-A component registers a function under the entry-point group `patronage.commands`; it gets the root application
-and adds its commands. Such a module imports nothing heavy at its top, so `--help` and `verify` stay fast.
+A component registers a function under the entry-point group `patronage.commands`; it gets the root
+application and adds its commands. Such a module imports nothing heavy at its top, so `--help` and `verify` stay fast.
 """
 
 import sys

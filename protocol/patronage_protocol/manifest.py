@@ -170,7 +170,7 @@ class Deadlines(Canonical):
 
 
 class Manifest(Canonical):
-    """The whole agreement. `seed` (32 bytes, hexadecimal) breaks ties; `versions` names the software meant."""
+    """The whole agreement. `seed` (32 bytes, hexadecimal) breaks ties; `versions` names the software."""
 
     schema_version: Literal[1]
     consortium: Name
