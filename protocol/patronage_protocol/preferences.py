@@ -1,15 +1,21 @@
 """Preference pairs: a prompt, the completion that was chosen and the one that was rejected.
 
-The format is TRL's preference format with an explicit prompt, plain (strings) or conversational (messages).
+The format is TRL's preference format (TRL documentation, "Dataset formats and types"), plain (strings) or
+conversational (messages). The prompt is explicit here; `pair_from_row` makes TRL's implicit prompt explicit
+where that can be told exactly. Files are read by `pair_files`; nothing here tokenises.
 """
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from patronage_protocol.canonical import Canonical, canonical_bytes, sha256
+from patronage_protocol.errors import DataError
 
-__all__ = ["ChatMessage", "PreferencePair"]
+__all__ = ["ChatMessage", "Overlap", "PreferencePair", "overlap", "pair_from_row"]
 
 
 class ChatMessage(Canonical):
@@ -19,6 +25,10 @@ class ChatMessage(Canonical):
     content: str
 
 
+Text = str | tuple[ChatMessage, ...]
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
 class PreferencePair(Canonical):
     """One judgement: of two completions of `prompt`, `chosen` was preferred to `rejected`.
 
@@ -26,9 +36,9 @@ class PreferencePair(Canonical):
     application) by which a report may group pairs; it never reaches a model.
     """
 
-    prompt: str | tuple[ChatMessage, ...]
-    chosen: str | tuple[ChatMessage, ...]
-    rejected: str | tuple[ChatMessage, ...]
+    prompt: Text
+    chosen: Text
+    rejected: Text
     source: str = ""
 
     @model_validator(mode="after")
@@ -54,7 +64,111 @@ class PreferencePair(Canonical):
         return sha256(canonical_bytes(self.model_dump(mode="json")["prompt"]))
 
 
-def _is_blank(part: str | tuple[ChatMessage, ...]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Where held-out pairs meet an owner's data: ascending indices into the held-out pairs.
+
+    Attributes:
+        pairs: the same prompt with the same two completions, in either order.
+        prompts: the same prompt, whatever the completions; contains `pairs`.
+    """
+
+    pairs: tuple[int, ...]
+    prompts: tuple[int, ...]
+
+
+def overlap(held_out: Sequence[PreferencePair], owner_pairs: Iterable[PreferencePair]) -> Overlap:
+    """Find held-out pairs that an owner could have trained on. Texts are compared exactly; labels are not."""
+    prompts: set[Text] = set()
+    comparisons: set[tuple[Text, frozenset[Text]]] = set()
+    for pair in owner_pairs:
+        prompts.add(pair.prompt)
+        comparisons.add(_comparison(pair))
+    return Overlap(
+        pairs=tuple(j for j, pair in enumerate(held_out) if _comparison(pair) in comparisons),
+        prompts=tuple(j for j, pair in enumerate(held_out) if pair.prompt in prompts),
+    )
+
+
+def pair_from_row(row: object) -> PreferencePair:
+    """Make a pair of one row of a data set: a mapping with `prompt`, `chosen`, `rejected`, perhaps `source`.
+
+    Other columns are ignored, and so is a `source` that is not a string. Where `chosen` and `rejected` are
+    conversations and `prompt` is missing, or is a string beside them, the prompt is the longest run of
+    messages with which both begin (TRL's `extract_prompt`). Of plain strings that could only be guessed:
+    two answers may begin with the same words.
+
+    Raises:
+        DataError: the row is no usable pair; `got` says what is wrong with it, and `where` is empty.
+    """
+    if not isinstance(row, Mapping):
+        raise _unusable(f"{_kind(row)} instead of an object with prompt, chosen and rejected")
+    prompt, chosen, rejected = (_text(row, name) for name in ("prompt", "chosen", "rejected"))
+    if not isinstance(prompt, tuple) and isinstance(chosen, tuple) and isinstance(rejected, tuple):
+        prompt, chosen, rejected = _split_shared(chosen, rejected)
+    if prompt is None or chosen is None or rejected is None:
+        missing = [n for n in ("prompt", "chosen", "rejected") if row.get(n) is None]
+        raise _unusable(f"a row without {' and '.join(missing)}")
+    source = row.get("source")
+    source = source if isinstance(source, str) and not _SURROGATE.search(source) else ""
+    try:
+        return PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected, source=source)
+    except ValidationError as error:
+        # Types were checked above: what remains are the rules of `PreferencePair._usable`.
+        raise _unusable(str(error.errors()[0]["ctx"]["error"])) from error
+
+
+def _split_shared(
+    chosen: tuple[ChatMessage, ...], rejected: tuple[ChatMessage, ...]
+) -> tuple[tuple[ChatMessage, ...], tuple[ChatMessage, ...], tuple[ChatMessage, ...]]:
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    if shared == 0:
+        raise _unusable("conversations without a prompt, and none that both begin with")
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _text(row: Mapping[object, object], name: str) -> Text | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _sound(value, name)
+    if isinstance(value, list | tuple):
+        return tuple(_message(message, name) for message in value)
+    raise _unusable(f"{name} is {_kind(value)} instead of a string or a list of messages")
+
+
+def _message(value: object, name: str) -> ChatMessage:
+    # Parquet fills the fields that other messages of the column have with nulls.
+    fields = {key: v for key, v in value.items() if v is not None} if isinstance(value, Mapping) else {}
+    role, content = fields.get("role"), fields.get("content")
+    if len(fields) != 2 or not isinstance(role, str) or not isinstance(content, str):
+        raise _unusable(f"a message of {name} that is not an object of two strings, role and content")
+    return ChatMessage(role=_sound(role, name), content=_sound(content, name))
+
+
+def _sound(text: str, name: str) -> str:
+    if _SURROGATE.search(text):
+        raise _unusable(f"{name} holds half of a surrogate pair, which is no character")
+    return text
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def _unusable(reason: str) -> DataError:
+    return DataError("a usable preference pair", got=reason, do="mend the row")
+
+
+def _comparison(pair: PreferencePair) -> tuple[Text, frozenset[Text]]:
+    return pair.prompt, frozenset((pair.chosen, pair.rejected))
+
+
+def _is_blank(part: Text) -> bool:
     if isinstance(part, str):
         return not part.strip()
     return not any(message.content.strip() for message in part)
