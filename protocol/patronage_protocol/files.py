@@ -6,7 +6,7 @@ from pathlib import Path
 
 from patronage_protocol.errors import UnavailableError, UsageError
 
-__all__ = ["new_folder", "read_bytes", "write_atomic"]
+__all__ = ["fsync_folder", "new_folder", "read_bytes", "write_atomic"]
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -27,7 +27,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         raise UnavailableError(
             f"{len(data)} bytes written to {path}",
@@ -82,7 +82,12 @@ def new_folder(path: Path) -> Path:
     return path
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on disk.
+
+    Raises:
+        OSError: as the operating system has it.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,221 @@
+"""One SQLite file that only grows: WAL, `synchronous=FULL`, STRICT tables, triggers that refuse changes.
+
+Opening takes a lock for the lifetime of the process, so that two operators on one machine cannot write to
+one store. After any storage error the database refuses further work until it is opened again: what a failed
+`fsync` left behind is decided by recovery, and never guessed.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from patronage_protocol import files
+from patronage_protocol.errors import FormatError, LocalProtocolError, UnavailableError, UsageError
+
+__all__ = ["Database"]
+
+_Row = tuple[Any, ...]
+
+
+class Database:
+    """A connection with its lock. `schema` is executed once, at creation."""
+
+    def __init__(self, path: Path, *, application_id: int, read_only: bool = False) -> None:
+        """Open what `create` made.
+
+        Raises:
+            UnavailableError: it cannot be opened, or another process has it open.
+            FormatError: it is not a file of this application.
+        """
+        self.path = path
+        self._broken = False
+        if not path.is_file():
+            raise UnavailableError(f"a store {path}", got="no such file", do="check the path")
+        self._lock = None if read_only else _locked(path)
+        try:
+            self._connection = _connect(path, read_only=read_only)
+            self._require_kind(application_id)
+        except BaseException:
+            self._release()
+            raise
+
+    @classmethod
+    def create(cls, path: Path, *, application_id: int, schema: str, rows: dict[str, list[_Row]]) -> Self:
+        """Make a new file with `schema` and first `rows` (by table), whole or not at all, and open it.
+
+        Raises:
+            UsageError: there is something at `path`.
+            UnavailableError: it cannot be written.
+        """
+        lock = _locked(path)
+        try:
+            if path.exists():
+                raise UsageError(
+                    f"no file at {path}", got="one that exists", do="open it, or choose another place"
+                )
+            _build(path, application_id, schema, rows)
+        finally:
+            lock.close()
+        return cls(path, application_id=application_id)
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        try:
+            self._connection.close()
+        except sqlite3.Error as error:
+            raise _failed(self.path, error) from error
+        finally:
+            self._release()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[None]:
+        """All of the block or nothing; on disk before it returns, unless `durable` is False.
+
+        Raises:
+            UnavailableError: the storage failed.
+            LocalProtocolError: the block tried to change what is there.
+        """
+        with self._storage():
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._storage():
+                self._connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def execute(self, statement: str, *rows: _Row) -> None:
+        """Run one statement for each row of parameters."""
+        with self._storage():
+            self._connection.executemany(statement, rows)
+
+    def query(self, statement: str, parameters: _Row = ()) -> list[_Row]:
+        """All rows of a query."""
+        with self._storage():
+            return self._connection.execute(statement, parameters).fetchall()
+
+    def one(self, statement: str, parameters: _Row = ()) -> _Row | None:
+        """The first row of a query, or None."""
+        rows = self.query(statement, parameters)
+        return rows[0] if rows else None
+
+    def _require_kind(self, application_id: int) -> None:
+        row = self.one("PRAGMA application_id")
+        if row != (application_id,):
+            self._connection.close()
+            raise FormatError(
+                f"a store of kind {application_id:#x} at {self.path}", got=f"kind {row}", do="check the path"
+            )
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                self._broken = True
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    @contextmanager
+    def _storage(self) -> Iterator[None]:
+        if self._broken:
+            raise UnavailableError(
+                f"a store {self.path} that can be written",
+                got="one whose storage failed earlier",
+                do="see to the disk, then open the store again; it recovers by itself",
+            )
+        try:
+            yield
+        except sqlite3.IntegrityError as error:
+            raise LocalProtocolError(
+                f"an append-only store {self.path}",
+                got=str(error),
+                do="this is a defect; nothing was changed",
+            ) from error
+        except sqlite3.Error as error:
+            self._broken = True
+            raise _failed(self.path, error) from error
+
+
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    mode = "ro" if read_only else "rw"
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None
+        )
+    except sqlite3.Error as error:
+        raise _failed(path, error) from error
+    try:
+        for pragma in (
+            "trusted_schema=OFF",
+            "cell_size_check=ON",
+            "recursive_triggers=ON",
+            "foreign_keys=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error as error:
+        connection.close()
+        raise _failed(path, error) from error
+    return connection
+
+
+def _build(path: Path, application_id: int, schema: str, rows: dict[str, list[_Row]]) -> None:
+    # Under another name until it is whole: after a crash there is no file, or a complete one.
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        for stale in (
+            temporary,
+            Path(f"{temporary}-journal"),
+            Path(f"{temporary}-wal"),
+            Path(f"{temporary}-shm"),
+        ):
+            stale.unlink(missing_ok=True)
+        connection = sqlite3.connect(temporary, isolation_level=None)
+        try:
+            connection.execute(f"PRAGMA application_id={application_id}")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.executescript(f"BEGIN IMMEDIATE; {schema}")
+            for table, values in rows.items():
+                marks = ", ".join("?" * len(values[0]))
+                connection.executemany(f"INSERT INTO {table} VALUES ({marks})", values)  # noqa: S608 - ours
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+        temporary.replace(path)
+        files.fsync_folder(path.parent)
+    except (sqlite3.Error, OSError) as error:
+        raise _failed(path, error) from error
+
+
+def _locked(path: Path) -> sqlite3.Connection:
+    # A second, empty database whose only use is its lock: portable, and gone with the process that held it.
+    lock: sqlite3.Connection | None = None
+    try:
+        lock = sqlite3.connect(path.with_name(f"{path.name}.lock"), timeout=0, isolation_level=None)
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        if lock is not None:
+            lock.close()
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise UnavailableError(
+                f"the store {path} for this process alone",
+                got="another process that has it open",
+                do="stop the other one first",
+            ) from error
+        raise _failed(path, error) from error
+    return lock
+
+
+def _failed(path: Path, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"a store at {path} that can be read and written",
+        got=str(error),
+        do="see to the disk, then open the store again; what was acknowledged is there",
+    )

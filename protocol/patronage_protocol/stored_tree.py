@@ -1,0 +1,102 @@
+"""A Merkle tree that grows by tiles: full tiles lie in storage, the right edge in memory.
+
+An append touches O(log n) hashes. The hash of any perfect subtree, and so any proof, needs at most one tile
+for every eight levels of the tree (three for a million entries).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from patronage_protocol.merkle import HASH_BYTES, Frontier, node_hash
+from patronage_protocol.tiles import TILE_WIDTH, node_in_tile, perfect_root
+
+__all__ = ["FullTile", "StoredTree"]
+
+CACHED_TILES = 256
+
+
+class FullTile(NamedTuple):
+    """A tile that is complete: its place, its 8,192 bytes, and the root over them."""
+
+    level: int
+    number: int
+    hashes: bytes
+    root: bytes
+
+
+class StoredTree:
+    """The tree over `size` entries.
+
+    `edge[l]` holds the hashes of the partial tile of level l; `fetch(level, number)` gives a full one.
+    """
+
+    def __init__(
+        self, size: int, edge: Sequence[Sequence[bytes]], fetch: Callable[[int, int], bytes]
+    ) -> None:
+        self._edge = [list(hashes) for hashes in edge]
+        self._full = [size // TILE_WIDTH ** (level + 1) for level in range(len(self._edge))]
+        self._levels_of = lru_cache(maxsize=CACHED_TILES)(lambda *at: _levels(_split(fetch(*at))))
+        self._frontier = Frontier.of(size, self.node)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return self._frontier.size
+
+    @property
+    def root(self) -> bytes:
+        """The RFC 6962 root."""
+        return self._frontier.root()
+
+    def extended(self, leaves: Iterable[bytes]) -> tuple["StoredTree", list[FullTile]]:
+        """The tree with further leaf hashes, and the tiles that became full. This one stays as it is.
+
+        The new tree may be asked for nodes only once those tiles can be fetched.
+        """
+        twin = object.__new__(StoredTree)
+        twin._edge = [hashes.copy() for hashes in self._edge]
+        twin._full = self._full.copy()
+        twin._levels_of = self._levels_of
+        twin._frontier = self._frontier.copy()
+        filled: list[FullTile] = []
+        for leaf in leaves:
+            twin._frontier.append(leaf)
+            twin._push(leaf, filled)
+        return twin, filled
+
+    def node(self, level: int, index: int) -> bytes:
+        """The hash of a perfect subtree: a `merkle.NodeSource`."""
+        tile_level, tile_index, first, count = node_in_tile(level, index)
+        if tile_index < self._full[tile_level]:
+            height = count.bit_length() - 1
+            return self._levels_of(tile_level, tile_index)[height][first >> height]
+        return perfect_root(self._edge[tile_level][first : first + count])
+
+    def _push(self, leaf: bytes, filled: list[FullTile]) -> None:
+        carried, level = leaf, 0
+        while True:
+            if level == len(self._edge):
+                self._edge.append([])
+                self._full.append(0)
+            hashes = self._edge[level]
+            hashes.append(carried)
+            if len(hashes) < TILE_WIDTH:
+                return
+            carried = perfect_root(hashes)
+            filled.append(FullTile(level, self._full[level], b"".join(hashes), carried))
+            self._full[level] += 1
+            hashes.clear()
+            level += 1
+
+
+def _split(tile: bytes) -> list[bytes]:
+    return [tile[i : i + HASH_BYTES] for i in range(0, len(tile), HASH_BYTES)]
+
+
+def _levels(hashes: list[bytes]) -> list[list[bytes]]:
+    levels = [hashes]
+    while len(hashes) > 1:
+        hashes = [node_hash(hashes[i], hashes[i + 1]) for i in range(0, len(hashes), 2)]
+        levels.append(hashes)
+    return levels
