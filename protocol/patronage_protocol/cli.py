@@ -1,29 +1,48 @@
 """The command `patronage`: finds the commands of the installed components and turns errors into one line.
 
 A component registers a function under the entry-point group `patronage.commands`; it gets the root
-application and adds its commands. Such a module imports nothing heavy at its top, so `--help` and `verify` stay fast.
+application and adds its commands. Such a module imports nothing heavy at its top, so `--help` and `verify`
+stay fast. Data goes to stdout, all else to stderr.
 """
 
+import json
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from patronage_protocol.errors import MissingExtraError, PatronageError
+from patronage_protocol.errors import (
+    FormatError,
+    MissingExtraError,
+    PatronageError,
+    RemoteProtocolError,
+    UsageError,
+    VerificationError,
+)
 
-__all__ = ["main"]
+__all__ = ["main", "print_json"]
 
 GROUP = "patronage.commands"
+SCHEMA_VERSION = 1
 EXTRA_OF = {
+    "accelerate": "client",
+    "datasets": "client",
     "flwr": "client",
+    "gguf": "client",
+    "peft": "client",
+    "pyarrow": "client",
+    "ray": "simulations",
     "torch": "client",
     "transformers": "client",
-    "peft": "client",
-    "datasets": "client",
-    "gguf": "client",
     "trl": "client",
-    "ray": "simulations",
 }
+"""Which extra brings a package that a command found missing."""
+
+NOT_VERIFIED = 1
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, failures too.")]
 
 
 def main() -> None:
@@ -43,21 +62,119 @@ def application() -> typer.Typer:
     """The root application with the commands of every installed component."""
     app = typer.Typer(
         name="patronage",
-        help="Train one language model together, and be paid for what your data was worth.",
         no_args_is_help=True,
+        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
     app.callback()(_root)
+    app.command()(verify)
+    app.command()(keygen)
     for entry_point in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         entry_point.load()(app)
     return app
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout, with the version of its layout."""
+    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}, ensure_ascii=False))
 
 
 def _root() -> None:
     """Train one language model together, and be paid for what your data was worth."""
 
 
+def verify(
+    ledger: Annotated[Path, typer.Argument(help="The folder of a published ledger.")],
+    trust: Annotated[
+        Path | None,
+        typer.Option(help="A file with the operator's verifier key (C2SP vkey) as you know it."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a published ledger from bytes to minor units, offline.
+
+    Exit status: 0 verified, 1 not verified, 2 wrong usage, 3 could not check.
+
+    Example: patronage verify run/ledger --trust operator.vkey
+    """
+    from patronage_protocol.notes import VerifierKey
+    from patronage_protocol.verify import NOT_KNOWN, verify_ledger
+
+    key = VerifierKey.parse(_one_line(trust)) if trust else None
+    try:
+        verdict = verify_ledger(ledger, trust=key)
+    except (VerificationError, FormatError, RemoteProtocolError) as error:
+        if as_json:
+            print_json({"verified": False, "error": _explained(error)})
+        else:
+            typer.echo(f"NOT VERIFIED: {error}", err=True)
+        raise typer.Exit(NOT_VERIFIED) from None
+    if as_json:
+        checks = [check.model_dump() for check in verdict.checks]
+        rounds = [{"manifest": state.manifest.digest, "phase": state.phase.value} for state in verdict.rounds]
+        print_json(
+            {
+                "verified": True,
+                "key_pinned": verdict.pinned,
+                "rounds": rounds,
+                "checks": checks,
+                "not_known": list(NOT_KNOWN),
+            }
+        )
+        return
+    for check in verdict.checks:
+        typer.echo(f"{check.phase:<10} {check.what}")
+    whose = (
+        "the key you gave" if verdict.pinned else "the key that the ledger itself names (pin it with --trust)"
+    )
+    typer.echo(f"VERIFIED   against {whose}")
+    typer.echo("What no ledger can show: " + "; ".join(NOT_KNOWN) + ".")
+
+
+def keygen(
+    out: Annotated[Path, typer.Argument(help="Where to write the private key (PKCS#8 PEM, mode 0600).")],
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="A file whose first line encrypts the key at rest.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an Ed25519 key and print its public half.
+
+    Example: patronage keygen owner/key.pem --passphrase-file secret.txt
+    """
+    from patronage_protocol.keys import PrivateKey
+
+    if out.exists():
+        raise UsageError(
+            f"no file at {out}", got="a file", do="choose another name; keys are not overwritten"
+        )
+    key = PrivateKey.generate()
+    key.save(out, _one_line(passphrase_file).encode() if passphrase_file else None)
+    if as_json:
+        print_json({"public_key": key.public.text, "private_key_file": str(out)})
+    else:
+        typer.echo(key.public.text)
+
+
+def _one_line(path: Path) -> str:
+    from patronage_protocol.files import read_bytes
+
+    lines = read_bytes(path, limit=65_536).decode("utf-8").split("\n")
+    if not lines[0] or any(lines[1:]):
+        raise UsageError(
+            "a file with one line", got=f"{len(lines)} lines", do="keep one line", where=str(path)
+        )
+    return lines[0]
+
+
+def _explained(error: PatronageError) -> dict[str, str]:
+    return {"expected": error.expected, "got": error.got, "do": error.do, "where": error.where}
+
+
 def _fail(error: PatronageError) -> None:
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    if "--json" in sys.argv:
+        print_json({"error": _explained(error)})
+    else:
+        typer.echo(f"error: {error}", err=True)
     raise SystemExit(error.exit_code)

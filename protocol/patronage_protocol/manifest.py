@@ -142,17 +142,31 @@ class IntervalTerms(Canonical):
 
 
 class PayoutTerms(Canonical):
-    """Who earns what from the shares. `budget` is in minor units: 10**-exponent of `currency`.
+    """Who earns what from the shares. Amounts are in minor units: 10**-exponent of `currency`.
 
-    `max_detectable`: the round is underpowered, and the budget is refunded, when the smallest share that it
-    could have told from zero exceeds this multiple of the equal share v(N) / n.
+    - `gated`: a share whose lower bound is not above zero earns nothing; the rest share the budget.
+    - `clipped`: negative shares count as zero.
+    - `signed`: negative shares pay in, each at most its `bond`.
+    - `per_unit`: `unit_price` for each whole unit of utility, at most the budget; the rest is refunded.
+
+    `max_detectable_percent`: the round is underpowered, and the budget is refunded, when the smallest share
+    that it could have told from zero exceeds this part of the equal share v(N) / n.
     """
 
-    policy: Literal["gated", "clipped"]
+    policy: Literal["gated", "clipped", "signed", "per_unit"]
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}\z")]
     exponent: Annotated[int, Field(ge=0, le=4)]
     budget: Annotated[BigInt, Field(ge=0)]
-    max_detectable: PositiveReal
+    max_detectable_percent: Positive
+    bond: Annotated[BigInt, Field(ge=0)] = 0
+    unit_price: Annotated[BigInt, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _policy_is_complete(self) -> Self:
+        for policy, field in (("signed", "bond"), ("per_unit", "unit_price")):
+            if (getattr(self, field) > 0) != (self.policy == policy):
+                raise ValueError(f"{field} belongs to the policy {policy}, and {policy} needs it above zero")
+        return self
 
 
 class Deadlines(Canonical):
@@ -170,7 +184,12 @@ class Deadlines(Canonical):
 
 
 class Manifest(Canonical):
-    """The whole agreement. `seed` (32 bytes, hexadecimal) breaks ties; `versions` names the software."""
+    """The whole agreement.
+
+    `seed` (32 bytes, hexadecimal) breaks ties. With fewer adapters than `min_players` after intake the
+    round is aborted and the budget refunded. `versions` names the software that the operator declares to
+    run.
+    """
 
     schema_version: Literal[1]
     consortium: Name
@@ -178,6 +197,7 @@ class Manifest(Canonical):
     seed: Digest
     operator: Party
     owners: Annotated[tuple[Party, ...], Field(min_length=2)]
+    min_players: Positive
     base_model: BaseModelTerms
     lora: LoraTerms
     dpo: DpoTerms
@@ -199,6 +219,11 @@ class Manifest(Canonical):
                     raise ValueError(f"{party.name} and {seen[value]} have the same {field}")
                 seen[value] = party.name
         return self
+
+    @property
+    def origin(self) -> str:
+        """The ledger's name: the origin of its checkpoints, the same for all rounds of a consortium."""
+        return f"{self.operator.name}/{self.consortium}"
 
     def owner(self, name: str) -> Party | None:
         """The owner of that name, or None."""

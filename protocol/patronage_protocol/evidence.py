@@ -1,0 +1,129 @@
+r"""The margins as published: the one file from which every share and payout is recomputed.
+
+    file   = header "\\n" matrix
+    header = RFC 8785 JSON: players, clusters and sources of the pairs, scale, digests of the scored adapters
+    matrix = int32, little-endian, row by row: one row a player, one column a held-out pair
+
+A margin is a[i, j] = beta * (logratio_i(x_j, y+_j) - logratio_i(x_j, y-_j)), dimensionless, in units of
+2**-scale_bits.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from patronage_protocol.canonical import Canonical, Digest, Name, sha256
+from patronage_protocol.errors import FormatError
+from patronage_protocol.fixed_point import int32_matrix
+from patronage_protocol.valuation import Margins
+
+__all__ = ["EvidenceHeader", "MarginEvidence"]
+
+
+class EvidenceHeader(Canonical):
+    """What the rows and columns are.
+
+    Args:
+        players: names of the n players, the rows.
+        adapters: SHA-256 of each player's adapter, in the same order.
+        clusters: for each of the M pairs the number of its prompt, counted from 0 in order of appearance.
+        sources: for each pair an index into `labels`.
+        labels: what the report calls the sources.
+        scale_bits: the matrix is in units of 2**-scale_bits.
+    """
+
+    schema_version: Literal[1] = 1
+    players: Annotated[tuple[Name, ...], Field(min_length=1)]
+    adapters: tuple[Digest, ...]
+    clusters: Annotated[tuple[int, ...], Field(min_length=1)]
+    sources: tuple[int, ...]
+    labels: tuple[str, ...]
+    scale_bits: Annotated[int, Field(ge=16, le=24)]
+
+
+@dataclass(frozen=True)
+class MarginEvidence:
+    """A header and the int32 matrix of shape (players, pairs) that it describes."""
+
+    header: EvidenceHeader
+    values: NDArray[np.int32]
+
+    @classmethod
+    def from_margins(cls, header: EvidenceHeader, margins: NDArray[np.float64]) -> Self:
+        """Round margins of shape (n, M), float64, to the header's fixed point.
+
+        Raises:
+            UsageError: a margin is not finite or out of range.
+            FormatError: the shapes do not agree.
+        """
+        evidence = cls(header, int32_matrix(margins, header.scale_bits))
+        _check_shape(evidence)
+        return evidence
+
+    @property
+    def margins(self) -> Margins:
+        """The published margins, for the valuation engine."""
+        return Margins(self.values, self.header.scale_bits)
+
+    @property
+    def clusters(self) -> NDArray[np.int64]:
+        """The prompt number of each pair, shape (M,)."""
+        return np.array(self.header.clusters, dtype=np.int64)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return sha256(self.encode())
+
+    def encode(self) -> bytes:
+        """The bytes of the file."""
+        return self.header.encode() + b"\n" + self.values.astype("<i4").tobytes()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a file.
+
+        Raises:
+            FormatError: it is not exactly what `encode` writes.
+        """
+        head, newline, body = data.partition(b"\n")
+        header = EvidenceHeader.decode(head)
+        size = 4 * len(header.players) * len(header.clusters)
+        if not newline or len(body) != size:
+            raise FormatError(
+                f"{size} bytes of int32 margins after the header", got=f"{len(body)} bytes", do="refuse it"
+            )
+        values = np.frombuffer(body, dtype="<i4").astype(np.int32)
+        evidence = cls(header, values.reshape(len(header.players), len(header.clusters)))
+        _check_shape(evidence)
+        return evidence
+
+
+def _check_shape(evidence: MarginEvidence) -> None:
+    header, shape = evidence.header, evidence.values.shape
+    problems = {
+        "one row a player and one column a pair": shape == (len(header.players), len(header.clusters)),
+        "one adapter digest a player": len(header.adapters) == len(header.players),
+        "distinct players in sorted order": list(header.players) == sorted(set(header.players)),
+        "one source a pair": len(header.sources) == len(header.clusters),
+        "sources that are indices of labels": all(0 <= s < len(header.labels) for s in header.sources),
+        "clusters numbered in order of appearance": _in_order_of_appearance(header.clusters),
+        "margins within ±(2**31 - 1)": bool((evidence.values > -(2**31)).all()),
+    }
+    for expected, holds in problems.items():
+        if not holds:
+            raise FormatError(
+                f"margin evidence with {expected}", got=f"a matrix of shape {shape}", do="refuse it"
+            )
+
+
+def _in_order_of_appearance(clusters: tuple[int, ...]) -> bool:
+    seen = 0
+    for cluster in clusters:
+        if not 0 <= cluster <= seen:
+            return False
+        seen += cluster == seen
+    return True

@@ -1,0 +1,444 @@
+"""The state machine of a round. Pure: an entry goes in, the next state comes out, or the clause it breaks.
+
+The ledger's entries are its events. The operator appends an entry only after `advance` has taken it, a
+restarted operator folds `advance` over the stored entries, and a verifier folds it over the published ones.
+
+    OPEN       accept decline commit forfeit close
+    REVEALING  reveal forfeit                    until every committed owner has revealed or forfeited
+    INTAKE     intake                            until every revealed adapter has its verdict
+    SCORING    evaluate abort
+    VALUING    value
+    PAYING     pay refund                        exactly the settlement of the manifest's policy, in its order
+    SETTLED    final
+    FINAL      nothing
+
+What an owner may still do follows from its standing:
+
+    INVITED    accept -> ACCEPTED    decline -> DECLINED    forfeit -> FORFEITED
+    ACCEPTED   commit -> COMMITTED   forfeit -> FORFEITED
+    COMMITTED  reveal -> REVEALED    forfeit -> FORFEITED
+    REVEALED   intake -> ADMITTED or REJECTED
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from patronage_protocol.entries import (
+    Aborted,
+    Accepted,
+    AnyEntry,
+    Closed,
+    Committed,
+    Declined,
+    Entry,
+    Evaluated,
+    Finished,
+    Forfeited,
+    Judged,
+    Opened,
+    Paid,
+    Refunded,
+    Revealed,
+    Valued,
+    commitments_digest,
+)
+from patronage_protocol.envelopes import Envelope, verify_detached
+from patronage_protocol.errors import RemoteProtocolError
+from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.keys import PublicKey
+from patronage_protocol.manifest import MANIFEST_TYPE, Manifest, Party
+from patronage_protocol.messages import (
+    Acceptance,
+    Commitment,
+    Refusal,
+    Reveal,
+    S,
+    commitment,
+    read_statement,
+)
+from patronage_protocol.payout import Reason, Settlement, settle
+from patronage_protocol.shares import Shares
+from patronage_protocol.strict import base64_bytes
+
+__all__ = ["Blobs", "Phase", "Round", "Standing", "advance", "follow", "open_round"]
+
+
+class Phase(Enum):
+    """Where a round stands."""
+
+    OPEN = "open"
+    REVEALING = "revealing"
+    INTAKE = "intake"
+    SCORING = "scoring"
+    VALUING = "valuing"
+    PAYING = "paying"
+    SETTLED = "settled"
+    FINAL = "final"
+
+
+class Standing(Enum):
+    """Where an owner stands in a round."""
+
+    INVITED = "invited"
+    ACCEPTED = "accepted"
+    DECLINED = "declined"
+    COMMITTED = "committed"
+    REVEALED = "revealed"
+    ADMITTED = "admitted"
+    REJECTED = "rejected"
+    FORFEITED = "forfeited"
+
+
+ALLOWED: Mapping[Phase, tuple[type[Entry], ...]] = MappingProxyType(
+    {
+        Phase.OPEN: (Accepted, Declined, Committed, Forfeited, Closed),
+        Phase.REVEALING: (Revealed, Forfeited),
+        Phase.INTAKE: (Judged,),
+        Phase.SCORING: (Evaluated, Aborted),
+        Phase.VALUING: (Valued,),
+        Phase.PAYING: (Paid, Refunded),
+        Phase.SETTLED: (Finished,),
+        Phase.FINAL: (),
+    }
+)
+
+MOVES: Mapping[tuple[Standing, type[Entry]], Standing] = MappingProxyType(
+    {
+        (Standing.INVITED, Accepted): Standing.ACCEPTED,
+        (Standing.INVITED, Declined): Standing.DECLINED,
+        (Standing.INVITED, Forfeited): Standing.FORFEITED,
+        (Standing.ACCEPTED, Committed): Standing.COMMITTED,
+        (Standing.ACCEPTED, Forfeited): Standing.FORFEITED,
+        (Standing.COMMITTED, Revealed): Standing.REVEALED,
+        (Standing.COMMITTED, Forfeited): Standing.FORFEITED,
+        (Standing.REVEALED, Judged): Standing.ADMITTED,  # REJECTED if the verdict says so
+    }
+)
+
+OUT_OF_GAME: Mapping[Standing, Reason] = MappingProxyType(
+    {
+        Standing.DECLINED: "declined",
+        Standing.FORFEITED: "forfeited",
+        Standing.REJECTED: "rejected",
+        Standing.ADMITTED: "refunded",  # a player of a round that was aborted
+    }
+)
+
+Blobs = Callable[[str], bytes]
+"""The bytes whose SHA-256 is asked for; raises a PatronageError if it does not have them."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """All that the entries so far say. Made by `open_round` and `advance`, never changed in place.
+
+    Attributes:
+        manifest: the terms.
+        time: of the last entry, Unix seconds.
+        phase: where the round stands.
+        standing: each owner's standing, by name.
+        commitments: owner to commitment, in ledger order.
+        reveals: owner to its opened commitment, in ledger order.
+        verdicts: owner to its intake verdict, in ledger order.
+        margins: digest of the margin evidence, once evaluated.
+        shares: the published shares, once valued.
+        settlement: who gets what, once valued or aborted.
+        settled: how many of the settlement's entries are in the ledger.
+        adapter: digest of the consortium's adapter, once final.
+    """
+
+    manifest: Manifest
+    time: int
+    phase: Phase
+    standing: Mapping[str, Standing]
+    commitments: Mapping[str, str] = field(default_factory=dict)
+    reveals: Mapping[str, Reveal] = field(default_factory=dict)
+    verdicts: Mapping[str, Judged] = field(default_factory=dict)
+    margins: str | None = None
+    shares: Shares | None = None
+    settlement: Settlement | None = None
+    settled: int = 0
+    adapter: str | None = None
+
+    def owners(self, *standings: Standing) -> tuple[str, ...]:
+        """The owners of these standings, sorted by name."""
+        return tuple(sorted(owner for owner, standing in self.standing.items() if standing in standings))
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """The owners whose adapters were admitted, sorted by name."""
+        return self.owners(Standing.ADMITTED)
+
+    def due(self, time: int) -> Paid | Refunded | None:
+        """The next entry of the settlement, stamped with `time`; None when all are in the ledger."""
+        return next(iter(self.all_due(time)), None)
+
+    def all_due(self, time: int) -> Iterator[Paid | Refunded]:
+        """The entries of the settlement that are not in the ledger yet, in their order."""
+        if self.settlement is None:
+            return
+        for payment in self.settlement.payments[self.settled :]:
+            yield Paid(time=time, owner=payment.owner, amount=payment.amount, reason=payment.reason)
+        if self.settlement.refund and self.settled <= len(self.settlement.payments):
+            yield Refunded(time=time, amount=self.settlement.refund, reason=self.settlement.refund_reason)
+
+
+def open_round(entry: AnyEntry, blobs: Blobs) -> Round:
+    """The state after the first entry, which must open a round with a manifest that its operator signed.
+
+    Raises:
+        RemoteProtocolError: it is another entry.
+        FormatError: the manifest does not parse.
+        VerificationError: the signature is not the operator's.
+    """
+    if not isinstance(entry, Opened):
+        _refuse("the entry open first", entry.kind, "open §first")
+    data = blobs(entry.manifest)
+    manifest = Manifest.decode(data)
+    key = PublicKey.from_base64(manifest.operator.key)
+    verify_detached(MANIFEST_TYPE, data, base64_bytes(entry.signature, what="the signature"), key)
+    return Round(
+        manifest=manifest,
+        time=entry.time,
+        phase=Phase.OPEN,
+        standing={owner.name: Standing.INVITED for owner in manifest.owners},
+    )
+
+
+def advance(state: Round, entry: AnyEntry, blobs: Blobs) -> Round:
+    """The state after `entry`.
+
+    Raises:
+        RemoteProtocolError: the entry breaks a clause, which `where` names; `state` still holds.
+        FormatError, VerificationError: a statement or blob in it does not hold.
+    """
+    if type(entry) not in ALLOWED[state.phase]:
+        allowed = ", ".join(_kind(kind) for kind in ALLOWED[state.phase]) or "nothing"
+        _refuse(f"{allowed} in the phase {state.phase.value}", entry.kind, f"{entry.kind} §phase")
+    if entry.time < state.time:
+        _refuse(f"a time of at least {state.time}", str(entry.time), f"{entry.kind} §clock")
+    return _HANDLERS[type(entry)](replace(state, time=entry.time), entry, blobs)
+
+
+def follow(history: tuple[Round, ...], entry: AnyEntry, blobs: Blobs) -> tuple[Round, ...]:
+    """The rounds of a ledger after one more entry: it continues the last round or opens the next one.
+
+    Raises:
+        RemoteProtocolError, FormatError, VerificationError: as `open_round` and `advance`.
+    """
+    if history and history[-1].phase is not Phase.FINAL:
+        return (*history[:-1], advance(history[-1], entry, blobs))
+    opened = open_round(entry, blobs)
+    if history:
+        before, after = history[-1].manifest, opened.manifest
+        if (after.consortium, after.round) != (before.consortium, before.round + 1):
+            _refuse(
+                f"round {before.round + 1} of {before.consortium}",
+                f"round {after.round} of {after.consortium}",
+                "open §next",
+            )
+    return (*history, opened)
+
+
+def _accept(state: Round, entry: Accepted, _blobs: Blobs) -> Round:
+    _in_time(entry, state.manifest.deadlines.accept)
+    _read(state, entry.owner, entry.statement, Acceptance)
+    return _move(state, entry, entry.owner)
+
+
+def _decline(state: Round, entry: Declined, _blobs: Blobs) -> Round:
+    _read(state, entry.owner, entry.statement, Refusal)
+    return _move(state, entry, entry.owner)
+
+
+def _commit(state: Round, entry: Committed, _blobs: Blobs) -> Round:
+    _in_time(entry, state.manifest.deadlines.commit)
+    statement = _read(state, entry.owner, entry.statement, Commitment)
+    state = _move(state, entry, entry.owner)
+    return replace(state, commitments={**state.commitments, entry.owner: statement.commitment})
+
+
+def _forfeit(state: Round, entry: Forfeited, _blobs: Blobs) -> Round:
+    deadlines = state.manifest.deadlines
+    owed = {
+        Standing.INVITED: deadlines.accept,
+        Standing.ACCEPTED: deadlines.commit,
+        Standing.COMMITTED: deadlines.reveal,
+    }
+    _known(state, entry.owner)
+    deadline = owed.get(state.standing[entry.owner])
+    if deadline is not None and entry.time <= deadline:
+        _refuse(f"a forfeit after the deadline {deadline}", str(entry.time), "forfeit §deadline")
+    committed = state.standing[entry.owner] is Standing.COMMITTED
+    if committed and state.phase is Phase.OPEN:
+        _refuse("a forfeit of a committed owner after close", "one before it", "forfeit §close")
+    return _next_phase(_move(state, entry, entry.owner))
+
+
+def _close(state: Round, entry: Closed, _blobs: Blobs) -> Round:
+    if waiting := state.owners(Standing.INVITED, Standing.ACCEPTED):
+        _refuse("no owner that may still accept or commit", ", ".join(waiting), "close §waiting")
+    expected = (len(state.commitments), commitments_digest(state.commitments))
+    if (entry.count, entry.commitments) != expected:
+        _refuse(f"{expected[0]} commitments with digest {expected[1]}", entry.commitments, "close §list")
+    return _next_phase(replace(state, phase=Phase.REVEALING))
+
+
+def _reveal(state: Round, entry: Revealed, _blobs: Blobs) -> Round:
+    manifest = state.manifest
+    _in_time(entry, manifest.deadlines.reveal)
+    reveal = _read(state, entry.owner, entry.statement, Reveal)
+    state = _move(state, entry, entry.owner)
+    opened = commitment(
+        consortium=manifest.consortium,
+        round_number=manifest.round,
+        owner=entry.owner,
+        salt=reveal.salt,
+        adapter=reveal.adapter,
+    )
+    if opened != state.commitments[entry.owner]:
+        _refuse(f"an opening of {state.commitments[entry.owner]}", opened, "reveal §opening")
+    if reveal.size > manifest.intake.max_bytes:
+        _refuse(f"at most {manifest.intake.max_bytes} bytes of adapter", str(reveal.size), "reveal §size")
+    return _next_phase(replace(state, reveals={**state.reveals, entry.owner: reveal}))
+
+
+def _judge(state: Round, entry: Judged, _blobs: Blobs) -> Round:
+    terms = state.manifest.intake
+    if entry.accepted == bool(entry.reason):
+        _refuse("a reason with a rejection and none with an admission", repr(entry.reason), "intake §reason")
+    if entry.accepted and (entry.norm is None or entry.norm > terms.max_norm):
+        _refuse(f"a norm of at most {terms.max_norm}", str(entry.norm), "intake §norm")
+    if entry.accepted and entry.nearest and entry.nearest.cosine >= terms.copy_cosine:
+        _refuse(f"a cosine below {terms.copy_cosine}", str(entry.nearest.cosine), "intake §copy")
+    state = _move(state, entry, entry.owner)
+    if not entry.accepted:
+        state = replace(state, standing={**state.standing, entry.owner: Standing.REJECTED})
+    return _next_phase(replace(state, verdicts={**state.verdicts, entry.owner: entry}))
+
+
+def _evaluate(state: Round, entry: Evaluated, blobs: Blobs) -> Round:
+    manifest = state.manifest
+    if len(state.players) < manifest.min_players:
+        _refuse(f"at least {manifest.min_players} players", str(len(state.players)), "evaluate §players")
+    header = MarginEvidence.decode(blobs(entry.margins)).header
+    agreed = {
+        "players": (header.players, state.players),
+        "adapters": (header.adapters, tuple(state.reveals[player].adapter for player in state.players)),
+        "pairs": (len(header.clusters), manifest.held_out.pairs),
+        "prompts": (1 + max(header.clusters), manifest.held_out.prompts),
+        "scale_bits": (header.scale_bits, manifest.game.scale_bits),
+    }
+    for what, (got, expected) in agreed.items():
+        if got != expected:
+            _refuse(f"margins with {what} {expected}", str(got), "evaluate §evidence")
+    return replace(state, margins=entry.margins, phase=Phase.VALUING)
+
+
+def _abort(state: Round, entry: Aborted, _blobs: Blobs) -> Round:
+    players = len(state.players)
+    if players >= state.manifest.min_players or entry.players != players:
+        _refuse(f"an abort below {state.manifest.min_players} players", str(entry.players), "abort §players")
+    return _settle(state, None)
+
+
+def _value(state: Round, entry: Valued, blobs: Blobs) -> Round:
+    shares = Shares.decode(blobs(entry.shares))
+    if shares.margins != state.margins or shares.players != state.players:
+        _refuse(f"shares of the margins {state.margins}", shares.margins, "value §evidence")
+    return _settle(state, shares)
+
+
+def _pay(state: Round, entry: Paid | Refunded, _blobs: Blobs) -> Round:
+    due = state.due(entry.time)
+    assert due is not None, "the phase PAYING ends with the last due entry"
+    if entry != due:
+        _refuse(due.encode().decode(), entry.encode().decode(), f"{entry.kind} §settlement")
+    state = replace(state, settled=state.settled + 1)
+    return state if state.due(entry.time) else replace(state, phase=Phase.SETTLED)
+
+
+def _finish(state: Round, entry: Finished, _blobs: Blobs) -> Round:
+    if (entry.adapter is None) != (state.shares is None):
+        _refuse("an adapter exactly when the round was valued", str(entry.adapter), "final §adapter")
+    return replace(state, adapter=entry.adapter, phase=Phase.FINAL)
+
+
+_HANDLERS: Mapping[type[Entry], Callable[[Round, Any, Blobs], Round]] = MappingProxyType(
+    {
+        Accepted: _accept,
+        Declined: _decline,
+        Committed: _commit,
+        Forfeited: _forfeit,
+        Closed: _close,
+        Revealed: _reveal,
+        Judged: _judge,
+        Evaluated: _evaluate,
+        Aborted: _abort,
+        Valued: _value,
+        Paid: _pay,
+        Refunded: _pay,
+        Finished: _finish,
+    }
+)
+
+
+def _settle(state: Round, shares: Shares | None) -> Round:
+    excluded = {
+        owner: OUT_OF_GAME[standing]
+        for owner, standing in state.standing.items()
+        if shares is None or owner not in shares.players
+    }
+    settlement = settle(state.manifest.payout, shares, seed=state.manifest.seed, excluded=excluded)
+    return replace(state, shares=shares, settlement=settlement, phase=Phase.PAYING)
+
+
+def _next_phase(state: Round) -> Round:
+    """Leave REVEALING and INTAKE as soon as nobody is waited for."""
+    if state.phase is Phase.REVEALING and not state.owners(Standing.COMMITTED):
+        state = replace(state, phase=Phase.INTAKE)
+    if state.phase is Phase.INTAKE and not state.owners(Standing.REVEALED):
+        state = replace(state, phase=Phase.SCORING)
+    return state
+
+
+def _move(state: Round, entry: AnyEntry, owner: str) -> Round:
+    _known(state, owner)
+    standing = state.standing[owner]
+    move = MOVES.get((standing, type(entry)))
+    if move is None:
+        _refuse(
+            f"an owner that may {entry.kind}",
+            f"{owner}, which is {standing.value}",
+            f"{entry.kind} §standing",
+        )
+    return replace(state, standing={**state.standing, owner: move})
+
+
+def _read(state: Round, owner: str, statement: Envelope, kind: type[S]) -> S:
+    party = _known(state, owner)
+    key = PublicKey.from_base64(party.key)
+    return read_statement(statement, kind, manifest=state.manifest, author=owner, key=key)
+
+
+def _known(state: Round, owner: str) -> Party:
+    party = state.manifest.owner(owner)
+    if party is None:
+        _refuse("an owner of the manifest", owner, "open §owners")
+    return party
+
+
+def _in_time(entry: AnyEntry, deadline: int) -> None:
+    if entry.time > deadline:
+        _refuse(f"{entry.kind} by {deadline}", str(entry.time), f"{entry.kind} §deadline")
+
+
+def _kind(entry: type[Entry]) -> str:
+    return str(entry.model_fields["kind"].default)
+
+
+def _refuse(expected: str, got: str, clause: str) -> NoReturn:
+    raise RemoteProtocolError(expected, got=got, do="the entry has no effect", where=clause)

@@ -1,0 +1,197 @@
+"""Verify a published ledger from bytes to minor units, offline, on the base install.
+
+    ledger     every byte of every file is accounted for; tree and checkpoint agree; the signature is the
+    key's open       the operator signed the manifest accept, commit, close, reveal, intake, evaluate, pay,
+    final
+               each entry passes the state machine that the operator itself ran; owners' signatures hold; each
+               adapter digest opens its commitment
+    value      shares, intervals and power recomputed from the margins
+    pay        payouts recomputed from the shares, to the unit
+
+What it cannot know is in `NOT_KNOWN`, and is printed with every verdict.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from patronage_protocol.canonical import Canonical
+from patronage_protocol.entries import AnyEntry, Evaluated, Opened, Valued, decode_entry
+from patronage_protocol.errors import VerificationError
+from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.fixed_point import to_float
+from patronage_protocol.keys import PublicKey
+from patronage_protocol.manifest import Manifest
+from patronage_protocol.notes import VerifierKey
+from patronage_protocol.published import PublishedLedger, read_published
+from patronage_protocol.rounds import Phase, Round, Standing, follow
+from patronage_protocol.shares import Shares, check_shares, compute_shares
+from patronage_protocol.valuation import value
+from patronage_protocol.valuation.engine import MethodChoice
+
+__all__ = ["NOT_KNOWN", "Check", "Verdict", "verify_ledger"]
+
+MOST_FOR_SECOND = 16
+"""Up to so many players a second method is no burden."""
+
+SECOND_TOLERANCE = 1e-8
+
+NOT_KNOWN = (
+    "that training happened as declared, or on whose data",
+    "that the data was lawful to use",
+    "that the margins were measured on the declared base model and held-out pairs",
+    "that no trigger hides in an adapter",
+    "that nobody was shown another ledger; compare checkpoints with other owners",
+)
+
+
+class Check(Canonical):
+    """One thing that was checked and held."""
+
+    phase: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A ledger that holds.
+
+    Attributes:
+        rounds: the rounds that its entries add up to.
+        checks: what was checked, in the order of the phases.
+        pinned: whether the operator's key was given, rather than taken from the ledger itself.
+    """
+
+    rounds: tuple[Round, ...]
+    checks: tuple[Check, ...]
+    pinned: bool
+
+
+def verify_ledger(folder: Path, *, trust: VerifierKey | None = None) -> Verdict:
+    """Check everything that a published ledger claims.
+
+    Args:
+        folder: the published ledger.
+        trust: the operator's key as the verifier knows it; without it the ledger's own word is taken for it.
+
+    Raises:
+        VerificationError, FormatError, RemoteProtocolError: it does not hold; says where.
+        UnavailableError: it cannot be read.
+    """
+    ledger = read_published(folder)
+    entries = [decode_entry(data) for data in ledger.entries]
+    rounds: tuple[Round, ...] = ()
+    for entry in entries:
+        rounds = follow(rounds, entry, lambda digest: _blob(ledger, digest))
+    if not rounds:
+        raise VerificationError("a ledger with a round", got="no entries", do="ask the operator for it")
+    _check_blobs(ledger, entries)
+    checks = [_check_checkpoint(ledger, rounds, trust)]
+    for state in rounds:
+        checks += _check_round(state, ledger)
+    return Verdict(rounds, tuple(checks), pinned=trust is not None)
+
+
+def _check_checkpoint(ledger: PublishedLedger, rounds: Sequence[Round], trust: VerifierKey | None) -> Check:
+    operator = rounds[0].manifest.operator
+    claimed = VerifierKey.ed25519(rounds[0].manifest.origin, PublicKey.from_base64(operator.key))
+    key = trust or claimed
+    ledger.authenticate(key)
+    if key != claimed or any(state.manifest.operator != operator for state in rounds):
+        raise VerificationError(
+            f"every manifest by the operator of {key.text}",
+            got="another operator",
+            do="do not trust it; ask the operator about its key",
+            where="open",
+        )
+    return Check(
+        phase="ledger",
+        what=(
+            f"{len(ledger.entries)} entries, {len(ledger.blobs)} blobs: tree, tiles and files agree; "
+            f"checkpoint signed by {key.name}"
+        ),
+    )
+
+
+def _blob(ledger: PublishedLedger, digest: str) -> bytes:
+    if digest not in ledger.blobs:
+        raise VerificationError(
+            f"the blob {digest}, which an entry names",
+            got="no such file",
+            do="fetch the whole ledger again, or do not trust it",
+            where="ledger",
+        )
+    return ledger.blobs[digest]
+
+
+def _check_blobs(ledger: PublishedLedger, entries: Iterable[AnyEntry]) -> None:
+    named = {
+        digest
+        for entry in entries
+        for digest in (
+            getattr(entry, field)
+            for kind, field in ((Opened, "manifest"), (Evaluated, "margins"), (Valued, "shares"))
+            if isinstance(entry, kind)
+        )
+    }
+    if stray := set(ledger.blobs) - named:
+        raise VerificationError(
+            "only blobs that an entry names", got=f"the blob {min(stray)}", do="remove it or do not trust it"
+        )
+
+
+def _check_round(state: Round, ledger: PublishedLedger) -> list[Check]:
+    """One line a phase for a round whose entries have passed the state machine."""
+    manifest, number = state.manifest, Counter(state.standing.values())
+    accepted = len(manifest.owners) - number[Standing.INVITED] - number[Standing.DECLINED]
+    lines = {
+        "open": f"manifest {manifest.digest[:16]} signed by {manifest.operator.name}; "
+        f"{len(manifest.owners)} owners, {manifest.held_out.pairs} held-out pairs",
+        "accept": f"{accepted} accepted and {number[Standing.DECLINED]} declined, each in its own signature",
+        "commit": f"{len(state.commitments)} commitments, each signed by its owner",
+    }
+    if state.phase is not Phase.OPEN:
+        lines["close"] = f"the list of {len(state.commitments)} commitments, before any was opened"
+        forfeited = number[Standing.FORFEITED]
+        lines["reveal"] = f"{len(state.reveals)} openings match their commitments, {forfeited} forfeited"
+    if state.verdicts:
+        rejected = number[Standing.REJECTED]
+        lines["intake"] = f"{len(state.players)} admitted within the declared bounds, {rejected} rejected"
+    if state.margins is not None:
+        evidence = MarginEvidence.decode(_blob(ledger, state.margins))
+        players, pairs = evidence.values.shape
+        lines["evaluate"] = f"margins of {players} players on {pairs} pairs, {state.margins[:16]}"
+        if state.shares is not None:
+            lines["value"] = _check_shares(state.shares, evidence, manifest)
+    if state.settlement is not None:
+        paid = sum(payment.amount for payment in state.settlement.payments)
+        refund, budget = state.settlement.refund, manifest.payout.budget
+        lines["pay"] = f"{paid} paid, {refund} refunded of {budget} minor units, recomputed to the unit"
+    if state.phase is Phase.FINAL:
+        lines["final"] = f"consortium adapter {state.adapter[:16]}" if state.adapter else "no adapter"
+    else:
+        lines[state.phase.value] = "the round is not finished"
+    return [Check(phase=phase, what=what) for phase, what in lines.items()]
+
+
+def _check_shares(published: Shares, evidence: MarginEvidence, manifest: Manifest) -> str:
+    """Recompute by the method that was named, and the shares alone by the other one where the size allows."""
+    recomputed = compute_shares(evidence, manifest, method=published.method)
+    difference = check_shares(published, recomputed)
+    line = f"shares, intervals, power by {published.method} again, within {difference} units of 2**-40"
+    other: MethodChoice = "polynomial" if published.method == "enumeration" else "enumeration"
+    if manifest.game.utility == "win" or len(published.players) > MOST_FOR_SECOND:
+        return line
+    second = value(evidence.margins, utility=manifest.game.utility, method=other, interval=None)
+    gaps = [
+        abs(to_float(ours) - theirs) for ours, theirs in zip(published.shares, second.shares, strict=True)
+    ]
+    if max(gaps) > SECOND_TOLERANCE:
+        raise VerificationError(
+            f"the same shares by {other}",
+            got=f"a difference of {max(gaps):.1e}",
+            do="do not trust it",
+            where="value",
+        )
+    return f"{line}; by {other}, within {max(gaps):.0e}"

@@ -1,0 +1,109 @@
+"""What many tests start from: keys, terms, a manifest."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.manifest import (
+    BaseModelTerms,
+    Deadlines,
+    DpoTerms,
+    GameTerms,
+    HeldOutTerms,
+    IntakeTerms,
+    IntervalTerms,
+    LoraGroup,
+    LoraTerms,
+    Manifest,
+    Party,
+    PayoutTerms,
+)
+
+NOW = 1_800_000_000
+
+
+def key_of(name: str) -> PrivateKey:
+    """The key that a party of this name has in tests."""
+    return PrivateKey.from_seed(name.encode().ljust(32, b"."))
+
+
+@pytest.fixture(name="key_of")
+def key_of_fixture() -> Callable[[str], PrivateKey]:
+    return key_of
+
+
+@pytest.fixture
+def payout_terms() -> Callable[..., PayoutTerms]:
+    """Payout terms with a budget of 1000.00 EUR, gated, with any field replaced."""
+
+    def make(**changes: Any) -> PayoutTerms:
+        fields = {
+            "policy": "gated",
+            "currency": "EUR",
+            "exponent": 2,
+            "budget": 100_000,
+            "max_detectable_percent": 100,
+        }
+        return PayoutTerms.model_validate({**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def manifest_of(payout_terms: Callable[..., PayoutTerms]) -> Callable[..., Manifest]:
+    """A manifest for owners of these names, with any field replaced."""
+
+    def make(*owners: str, **changes: Any) -> Manifest:
+        fields: dict[str, Any] = {
+            "schema_version": 1,
+            "consortium": "orchard",
+            "round": 1,
+            "seed": "5e" * 32,
+            "operator": Party(name="operator", key=key_of("operator").public.text),
+            "owners": tuple(Party(name=name, key=key_of(name).public.text) for name in owners),
+            "min_players": 1,
+            "base_model": BaseModelTerms(
+                name="tiny",
+                architecture="LlamaForCausalLM",
+                precision="float32",
+                weights="0a" * 32,
+                tokenizer="0b" * 32,
+            ),
+            "lora": LoraTerms(
+                rank=2,
+                alpha=4.0,
+                init_seed=0,
+                groups=(
+                    LoraGroup(
+                        module="model.layers.{}.self_attn.q_proj",
+                        layers=(0, 1),
+                        in_features=4,
+                        out_features=6,
+                    ),
+                ),
+            ),
+            "dpo": DpoTerms(
+                beta=0.1,
+                learning_rate=1e-3,
+                epochs=1,
+                batch_size=4,
+                gradient_accumulation=1,
+                warmup_steps=0,
+                schedule="constant",
+                max_grad_norm=1.0,
+                max_length=64,
+                seed=0,
+            ),
+            "intake": IntakeTerms(max_bytes=10_000, max_norm=10.0, copy_cosine=0.99),
+            "held_out": HeldOutTerms(root="0c" * 32, pairs=4, prompts=3),
+            "game": GameTerms(composition="sum", utility="sigmoid", scale_bits=16),
+            "interval": IntervalTerms(level=0.95, replicates=200, seed=1),
+            "payout": payout_terms(),
+            "deadlines": Deadlines(accept=NOW + 100, commit=NOW + 200, reveal=NOW + 300),
+            "versions": {"patronage": "0.1.0"},
+        }
+        return Manifest.model_validate({**fields, **changes})
+
+    return make

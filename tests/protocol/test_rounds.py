@@ -1,0 +1,529 @@
+"""The state machine of a round: what may follow what, who may do what, and by when."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from patronage_protocol.canonical import sha256
+from patronage_protocol.entries import (
+    Aborted,
+    Accepted,
+    AnyEntry,
+    Closed,
+    Committed,
+    Declined,
+    Evaluated,
+    Finished,
+    Forfeited,
+    Judged,
+    Match,
+    Opened,
+    Revealed,
+    Valued,
+    commitments_digest,
+    decode_entry,
+)
+from patronage_protocol.envelopes import Envelope, sign_detached
+from patronage_protocol.errors import PatronageError, RemoteProtocolError, VerificationError
+from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
+from patronage_protocol.messages import (
+    Acceptance,
+    Commitment,
+    Refusal,
+    Reveal,
+    Statement,
+    commitment,
+    sign_statement,
+)
+from patronage_protocol.rounds import Phase, Round, Standing, follow
+from patronage_protocol.shares import compute_shares
+from patronage_protocol.strict import base64_text
+
+NOW = 1_800_000_000
+Keys = Callable[[str], PrivateKey]
+Manifests = Callable[..., Manifest]
+
+
+def adapter_of(owner: str) -> str:
+    return sha256(f"adapter of {owner}".encode())
+
+
+def salt_of(owner: str) -> str:
+    return sha256(f"salt of {owner}".encode())
+
+
+@dataclass
+class Play:
+    """A round played by hand: makes entries, folds them, keeps blobs."""
+
+    manifest: Manifest
+    keys: Keys
+    now: int = NOW
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    rounds: tuple[Round, ...] = ()
+
+    @property
+    def state(self) -> Round:
+        return self.rounds[-1]
+
+    def put(self, data: bytes) -> str:
+        self.blobs[sha256(data)] = data
+        return sha256(data)
+
+    def take(self, entry: AnyEntry) -> Round:
+        # Through bytes, as the ledger stores it.
+        self.rounds = follow(self.rounds, decode_entry(entry.encode()), self.blobs.__getitem__)
+        return self.state
+
+    def open(self, signer: str = "operator") -> Round:
+        data = self.manifest.encode()
+        signature = base64_text(sign_detached(MANIFEST_TYPE, data, self.keys(signer)))
+        return self.take(Opened(time=self.now, manifest=self.put(data), signature=signature))
+
+    def say(self, owner: str, kind: type[Statement], *, signer: str | None = None, **fields: Any) -> Envelope:
+        header = {
+            "consortium": self.manifest.consortium,
+            "round": self.manifest.round,
+            "manifest": self.manifest.digest,
+            "author": owner,
+        }
+        statement = kind.model_validate({**header, **fields})
+        return sign_statement(statement, self.keys(signer or owner))
+
+    def commitment(self, owner: str) -> str:
+        return commitment(
+            consortium=self.manifest.consortium,
+            round_number=self.manifest.round,
+            owner=owner,
+            salt=salt_of(owner),
+            adapter=adapter_of(owner),
+        )
+
+    def accept(self, owner: str, **changes: Any) -> Round:
+        statement = self.say(owner, Acceptance, **changes)
+        return self.take(Accepted(time=self.now, owner=owner, statement=statement))
+
+    def decline(self, owner: str) -> Round:
+        statement = self.say(owner, Refusal, reason="another base model")
+        return self.take(Declined(time=self.now, owner=owner, statement=statement))
+
+    def commit(self, owner: str, digest: str | None = None) -> Round:
+        statement = self.say(owner, Commitment, commitment=digest or self.commitment(owner))
+        return self.take(Committed(time=self.now, owner=owner, statement=statement))
+
+    def close(self) -> Round:
+        made = self.state.commitments
+        return self.take(Closed(time=self.now, count=len(made), commitments=commitments_digest(made)))
+
+    def reveal(self, owner: str, **changes: Any) -> Round:
+        fields = {"adapter": adapter_of(owner), "salt": salt_of(owner), "size": 100, "pairs": 7, **changes}
+        return self.take(Revealed(time=self.now, owner=owner, statement=self.say(owner, Reveal, **fields)))
+
+    def forfeit(self, owner: str) -> Round:
+        return self.take(Forfeited(time=self.now, owner=owner, reason="silent"))
+
+    def judge(self, owner: str, reason: str = "", norm: float | None = 1.0, cosine: float = 0.1) -> Round:
+        nearest = Match(owner="ann", cosine=cosine)
+        return self.take(
+            Judged(time=self.now, owner=owner, accepted=not reason, reason=reason, norm=norm, nearest=nearest)
+        )
+
+    def evidence(self, **changes: Any) -> MarginEvidence:
+        players = self.state.players
+        fields = {
+            "players": players,
+            "adapters": tuple(adapter_of(player) for player in players),
+            "clusters": (0, 0, 1, 2),
+            "sources": (0, 0, 0, 0),
+            "labels": ("all",),
+            "scale_bits": 16,
+            **changes,
+        }
+        margins = np.tile([1.0, 1.5, 0.5, 2.0], (len(fields["players"]), 1))
+        return MarginEvidence.from_margins(EvidenceHeader.model_validate(fields), margins)
+
+    def evaluate(self, **changes: Any) -> Round:
+        return self.take(Evaluated(time=self.now, margins=self.put(self.evidence(**changes).encode())))
+
+    def value(self) -> Round:
+        shares = compute_shares(self.evidence(), self.manifest)
+        return self.take(Valued(time=self.now, shares=self.put(shares.encode())))
+
+    def settle(self) -> Round:
+        while (due := self.state.due(self.now)) is not None:
+            self.take(due)
+        return self.state
+
+    def finish(self) -> Round:
+        adapter = None if self.state.shares is None else "0f" * 32
+        return self.take(Finished(time=self.now, adapter=adapter))
+
+
+@pytest.fixture
+def play(manifest_of: Manifests, key_of: Keys) -> Play:
+    return Play(manifest_of("ann", "bob", "cy"), key_of)
+
+
+def revealed(play: Play) -> Play:
+    play.open()
+    for step in (play.accept, play.commit):
+        for owner in ("ann", "bob", "cy"):
+            step(owner)
+    play.close()
+    for owner in ("ann", "bob", "cy"):
+        play.reveal(owner)
+    return play
+
+
+def test_a_round_goes_from_terms_to_payments(play: Play) -> None:
+    assert revealed(play).state.phase is Phase.INTAKE
+    play.judge("ann")
+    play.judge("bob")
+    assert play.judge("cy", reason="a copy").phase is Phase.SCORING
+    assert play.evaluate().phase is Phase.VALUING
+    assert play.value().phase is Phase.PAYING
+    assert play.settle().phase is Phase.SETTLED
+    final = play.finish()
+    assert final.phase is Phase.FINAL
+    assert final.settlement is not None
+    amounts = {payment.owner: payment.amount for payment in final.settlement.payments}
+    assert amounts == {"ann": 50_000, "bob": 50_000, "cy": 0}
+
+
+def test_the_next_round_may_open_only_after_the_last_is_final(
+    play: Play, manifest_of: Manifests, key_of: Keys
+) -> None:
+    revealed(play)
+    play.manifest = manifest_of("ann", "bob", round=2)
+    with pytest.raises(RemoteProtocolError, match="intake"):
+        play.open()
+    for owner in ("ann", "bob", "cy"):
+        play.manifest = play.state.manifest
+        play.judge(owner)
+    play.evaluate()
+    play.value()
+    play.settle()
+    play.finish()
+    play.manifest = manifest_of("ann", "bob", round=3)
+    with pytest.raises(RemoteProtocolError, match="§next"):
+        play.open()
+    play.manifest = manifest_of("ann", "bob", round=2)
+    play.open()
+    assert [state.phase for state in play.rounds] == [Phase.FINAL, Phase.OPEN]
+
+
+def test_a_manifest_that_its_operator_did_not_sign_opens_nothing(play: Play) -> None:
+    with pytest.raises(VerificationError):
+        play.open(signer="ann")
+
+
+def test_a_ledger_begins_with_open(play: Play) -> None:
+    with pytest.raises(RemoteProtocolError, match="open §first"):
+        play.accept("ann")
+
+
+def test_a_commitment_copied_from_another_owner_cannot_be_opened(play: Play) -> None:
+    play.open()
+    for owner in ("ann", "bob", "cy"):
+        play.accept(owner)
+    play.commit("ann")
+    play.commit("bob", digest=play.commitment("ann"))
+    play.commit("cy")
+    play.close()
+    with pytest.raises(RemoteProtocolError, match="reveal §opening"):
+        play.reveal("bob", adapter=adapter_of("ann"), salt=salt_of("ann"))
+
+
+def test_an_adapter_other_than_the_committed_one_is_refused(play: Play) -> None:
+    play.open()
+    for owner in ("ann", "bob", "cy"):
+        play.accept(owner)
+        play.commit(owner)
+    play.close()
+    with pytest.raises(RemoteProtocolError, match="reveal §opening"):
+        play.reveal("ann", adapter=adapter_of("bob"))
+    with pytest.raises(RemoteProtocolError, match="reveal §size"):
+        play.reveal("ann", size=10_001)
+
+
+def test_a_statement_signed_by_somebody_else_is_refused(play: Play) -> None:
+    play.open()
+    with pytest.raises(VerificationError):
+        play.accept("ann", signer="bob")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("consortium", "meadow"), ("round", 2), ("manifest", "00" * 32), ("author", "bob")],
+)
+def test_a_statement_of_another_round_or_party_is_refused(play: Play, field: str, value: Any) -> None:
+    play.open()
+    with pytest.raises(RemoteProtocolError, match=f"a statement with {field}"):
+        play.take(
+            Accepted(
+                time=NOW, owner="ann", statement=play.say("ann", Acceptance, signer="ann", **{field: value})
+            )
+        )
+
+
+def test_somebody_outside_the_manifest_cannot_take_part(play: Play) -> None:
+    play.open()
+    with pytest.raises(RemoteProtocolError, match="open §owners"):
+        play.accept("mallory")
+
+
+def test_what_was_done_once_cannot_be_done_again(play: Play) -> None:
+    play.open()
+    play.accept("ann")
+    with pytest.raises(RemoteProtocolError, match="accept §standing"):
+        play.accept("ann")
+    play.commit("ann")
+    with pytest.raises(RemoteProtocolError, match="commit §standing"):
+        play.commit("ann", digest="00" * 32)
+
+
+def test_an_owner_that_declined_cannot_commit(play: Play) -> None:
+    play.open()
+    play.decline("ann")
+    with pytest.raises(RemoteProtocolError, match="commit §standing"):
+        play.commit("ann")
+
+
+def test_late_statements_are_refused(play: Play) -> None:
+    play.open()
+    play.accept("ann")
+    play.accept("bob")
+    play.now = NOW + 101
+    with pytest.raises(RemoteProtocolError, match="accept §deadline"):
+        play.accept("cy")
+    play.forfeit("cy")
+    play.commit("ann")
+    play.now = NOW + 201
+    with pytest.raises(RemoteProtocolError, match="commit §deadline"):
+        play.commit("bob")
+    play.forfeit("bob")
+    play.close()
+    play.now = NOW + 301
+    with pytest.raises(RemoteProtocolError, match="reveal §deadline"):
+        play.reveal("ann")
+    assert play.forfeit("ann").phase is Phase.SCORING
+
+
+def test_nobody_forfeits_before_its_deadline(play: Play) -> None:
+    play.open()
+    play.accept("ann")
+    play.now = NOW + 100
+    with pytest.raises(RemoteProtocolError, match="forfeit §deadline"):
+        play.forfeit("bob")
+    play.now = NOW + 200
+    with pytest.raises(RemoteProtocolError, match="forfeit §deadline"):
+        play.forfeit("ann")
+
+
+def test_a_committed_owner_cannot_be_put_out_before_it_could_reveal(play: Play) -> None:
+    play.open()
+    play.accept("ann")
+    play.commit("ann")
+    play.now = NOW + 500
+    with pytest.raises(RemoteProtocolError, match="forfeit §close"):
+        play.forfeit("ann")
+
+
+def test_the_operator_cannot_close_while_an_owner_may_still_commit(play: Play) -> None:
+    play.open()
+    play.accept("ann")
+    with pytest.raises(RemoteProtocolError, match="close §waiting"):
+        play.close()
+
+
+def test_the_operator_cannot_leave_a_commitment_out_of_the_closed_list(play: Play) -> None:
+    play.open()
+    for owner in ("ann", "bob", "cy"):
+        play.accept(owner)
+        play.commit(owner)
+    made = {owner: play.commitment(owner) for owner in ("ann", "bob")}
+    with pytest.raises(RemoteProtocolError, match="close §list"):
+        play.take(Closed(time=NOW, count=2, commitments=commitments_digest(made)))
+
+
+def test_time_does_not_run_backwards(play: Play) -> None:
+    play.open()
+    play.now = NOW - 1
+    with pytest.raises(RemoteProtocolError, match="accept §clock"):
+        play.accept("ann")
+
+
+def test_intake_cannot_admit_what_the_terms_exclude(play: Play) -> None:
+    revealed(play)
+    with pytest.raises(RemoteProtocolError, match="intake §norm"):
+        play.judge("ann", norm=10.5)
+    with pytest.raises(RemoteProtocolError, match="intake §norm"):
+        play.judge("ann", norm=None)
+    with pytest.raises(RemoteProtocolError, match="intake §copy"):
+        play.judge("bob", cosine=0.995)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"players": ("ann", "bob"), "adapters": (adapter_of("ann"), adapter_of("bob"))},
+        {"adapters": (adapter_of("bob"), adapter_of("ann"), adapter_of("cy"))},
+        {"clusters": (0, 1, 2, 3)},
+        {"clusters": (0, 1, 2), "sources": (0, 0, 0)},
+        {"scale_bits": 20},
+    ],
+)
+def test_margins_must_be_of_the_admitted_adapters_and_the_declared_pairs(
+    play: Play, change: dict[str, Any]
+) -> None:
+    revealed(play)
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    pairs = len(change.get("clusters", (0, 0, 1, 2)))
+    header = play.evidence().header.model_copy(update=change)
+    evidence = MarginEvidence.from_margins(header, np.ones((len(header.players), pairs)))
+    with pytest.raises(RemoteProtocolError, match="evaluate §evidence"):
+        play.take(Evaluated(time=NOW, margins=play.put(evidence.encode())))
+
+
+def test_payments_that_differ_from_the_settlement_by_a_unit_are_refused(play: Play) -> None:
+    revealed(play)
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    play.evaluate()
+    play.value()
+    due = play.state.due(NOW)
+    assert due is not None
+    with pytest.raises(RemoteProtocolError, match="pay §settlement"):
+        play.take(due.model_copy(update={"amount": due.amount + 1}))
+    with pytest.raises(RemoteProtocolError, match="final §phase"):
+        play.finish()
+
+
+def test_shares_of_other_margins_are_refused(play: Play) -> None:
+    revealed(play)
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    play.evaluate()
+    shares = compute_shares(play.evidence(), play.manifest).model_copy(update={"margins": "00" * 32})
+    with pytest.raises(RemoteProtocolError, match="value §evidence"):
+        play.take(Valued(time=NOW, shares=play.put(shares.encode())))
+
+
+def test_a_round_below_its_declared_minimum_is_aborted_and_refunded(
+    manifest_of: Manifests, key_of: Keys
+) -> None:
+    play = Play(manifest_of("ann", "bob", "cy", min_players=4), key_of)
+    revealed(play)
+    play.judge("ann")
+    play.judge("bob")
+    play.judge("cy", reason="NaN")
+    with pytest.raises(RemoteProtocolError, match="evaluate §players"):
+        play.evaluate()
+    play.take(Aborted(time=NOW, players=2))
+    play.settle()
+    final = play.finish()
+    assert final.settlement is not None
+    assert (final.settlement.refund, final.settlement.refund_reason) == (100_000, "aborted")
+    assert {payment.reason for payment in final.settlement.payments} == {"refunded", "rejected"}
+
+
+def test_a_round_with_enough_players_cannot_be_aborted(play: Play) -> None:
+    revealed(play)
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    with pytest.raises(RemoteProtocolError, match="abort §players"):
+        play.take(Aborted(time=NOW, players=3))
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Owners and operator act in any order; whatever the machine takes leaves a round that makes sense."""
+
+    owners = st.sampled_from(["ann", "bob", "cy"])
+    manifests: Manifests
+    keys: Keys
+
+    @initialize()
+    def begin(self) -> None:
+        self.play = Play(self.manifests("ann", "bob", "cy", min_players=2), self.keys)
+        self.play.open()
+
+    def attempt(self, step: Callable[[], Round]) -> None:
+        before = self.play.rounds
+        try:
+            step()
+        except PatronageError:
+            assert self.play.rounds is before, "a refused entry has no effect"
+
+    @rule(owner=owners, step=st.sampled_from(["accept", "decline", "commit", "reveal", "forfeit", "judge"]))
+    def an_owner_acts(self, owner: str, step: str) -> None:
+        self.attempt(lambda: getattr(self.play, step)(owner))
+
+    @rule(owner=owners)
+    def intake_rejects(self, owner: str) -> None:
+        self.attempt(lambda: self.play.judge(owner, reason="norm"))
+
+    @rule(step=st.sampled_from(["close", "settle", "finish"]))
+    def the_operator_acts(self, step: str) -> None:
+        self.attempt(getattr(self.play, step))
+
+    @precondition(lambda self: self.play.state.phase in (Phase.SCORING, Phase.VALUING))
+    @rule()
+    def the_operator_values(self) -> None:
+        if len(self.play.state.players) < 2:
+            self.attempt(
+                lambda: self.play.take(Aborted(time=self.play.now, players=len(self.play.state.players)))
+            )
+        else:
+            self.attempt(self.play.evaluate)
+            self.attempt(self.play.value)
+
+    @rule(seconds=st.integers(0, 120))
+    def time_passes(self, seconds: int) -> None:
+        self.play.now += seconds
+
+    @invariant()
+    def every_player_opened_its_own_commitment(self) -> None:
+        state = self.play.state
+        for owner in state.players:
+            assert state.reveals[owner].adapter == adapter_of(owner)
+            assert state.commitments[owner] == self.play.commitment(owner)
+
+    @invariant()
+    def nobody_opens_before_the_close(self) -> None:
+        state = self.play.state
+        if state.phase is Phase.OPEN:
+            assert not state.reveals
+        if state.phase is Phase.SCORING:
+            assert not state.owners(
+                Standing.COMMITTED, Standing.REVEALED, Standing.INVITED, Standing.ACCEPTED
+            )
+
+    @invariant()
+    def a_settled_round_spends_exactly_its_budget_on_all_owners(self) -> None:
+        settlement = self.play.state.settlement
+        if settlement is not None:
+            assert sum(p.amount for p in settlement.payments) + settlement.refund == 100_000
+            assert [p.owner for p in settlement.payments] == ["ann", "bob", "cy"]
+
+
+def test_no_order_of_entries_leads_to_a_round_that_makes_no_sense(
+    manifest_of: Manifests, key_of: Keys
+) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    class Machine(AnyOrder):
+        manifests = staticmethod(manifest_of)
+        keys = staticmethod(key_of)
+
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )
