@@ -12,11 +12,25 @@ from pathlib import Path
 from typing import Any, Self
 
 from patronage_protocol import files
-from patronage_protocol.errors import FormatError, LocalProtocolError, UnavailableError, UsageError
+from patronage_protocol.errors import (
+    FormatError,
+    LocalProtocolError,
+    PatronageError,
+    UnavailableError,
+    UsageError,
+)
 
 __all__ = ["Database"]
 
 _Row = tuple[Any, ...]
+
+_PRAGMAS = (
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "recursive_triggers=ON",  # INSERT OR REPLACE must not get past the triggers
+    "trusted_schema=OFF",
+    "cell_size_check=ON",
+)
 
 
 class Database:
@@ -70,33 +84,36 @@ class Database:
             self._release()
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[None]:
-        """All of the block or nothing; on disk before it returns, unless `durable` is False.
+    def transaction(self) -> Iterator[None]:
+        """All of the block or nothing; on disk before it returns.
 
         Raises:
             UnavailableError: the storage failed.
             LocalProtocolError: the block tried to change what is there.
         """
-        with self._storage():
-            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
+        self.query("BEGIN IMMEDIATE")
         try:
             yield
-            with self._storage():
-                self._connection.execute("COMMIT")
+            self.query("COMMIT")
         except BaseException:
             self._roll_back()
             raise
 
     def execute(self, statement: str, *rows: _Row) -> None:
         """Run one statement for each row of parameters."""
-        with self._storage():
+        self._require_whole()
+        try:
             self._connection.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise self._error(error) from error
 
     def query(self, statement: str, parameters: _Row = ()) -> list[_Row]:
         """All rows of a query."""
-        with self._storage():
+        self._require_whole()
+        try:
             return self._connection.execute(statement, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._error(error) from error
 
     def one(self, statement: str, parameters: _Row = ()) -> _Row | None:
         """The first row of a query, or None."""
@@ -122,25 +139,23 @@ class Database:
         if self._lock is not None:
             self._lock.close()
 
-    @contextmanager
-    def _storage(self) -> Iterator[None]:
+    def _require_whole(self) -> None:
         if self._broken:
             raise UnavailableError(
                 f"a store {self.path} that can be written",
                 got="one whose storage failed earlier",
                 do="see to the disk, then open the store again; it recovers by itself",
             )
-        try:
-            yield
-        except sqlite3.IntegrityError as error:
-            raise LocalProtocolError(
+
+    def _error(self, error: sqlite3.Error) -> PatronageError:
+        if isinstance(error, sqlite3.IntegrityError):
+            return LocalProtocolError(
                 f"an append-only store {self.path}",
                 got=str(error),
                 do="this is a defect; nothing was changed",
-            ) from error
-        except sqlite3.Error as error:
-            self._broken = True
-            raise _failed(self.path, error) from error
+            )
+        self._broken = True
+        return _failed(self.path, error)
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

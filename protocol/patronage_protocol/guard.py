@@ -10,7 +10,7 @@ from pathlib import Path
 
 from patronage_protocol import files
 from patronage_protocol.checkpoints import SignedCheckpoint
-from patronage_protocol.errors import VerificationError
+from patronage_protocol.errors import UnavailableError, VerificationError
 from patronage_protocol.notes import MAX_NOTE_BYTES, VerifierKey
 
 __all__ = ["Guard"]
@@ -22,23 +22,31 @@ class Guard:
     def __init__(self, path: Path, key: VerifierKey) -> None:
         self.path = path
         self._key = key
+        self._seen: tuple[int, int, int] | None = None
 
-    def check(self, size: int, root_at: Callable[[int], bytes]) -> None:
+    def check(self, size: int, root_at: Callable[[int], bytes], *, expected: bool) -> None:
         """Check that the head signed last is a prefix of the tree with `size` entries.
+
+        A file that was checked or written by this object, and has not been replaced since, is not read again:
+        trees only grow.
 
         Args:
             size: entries of the tree about to be signed.
             root_at: the root of its first k entries, for k up to `size`.
+            expected: whether the store has signed a head before, so that there must be one here.
 
         Raises:
             VerificationError: the store lacks entries that were signed for or holds others, or the second
                 place is empty though the store is not.
             UnavailableError: the second place cannot be read.
         """
-        if not self.path.exists():
-            if size == 0:
+        identity = self._identity()
+        if identity is not None and identity == self._seen:
+            return
+        if identity is None:
+            if not expected:
                 return
-            raise self._refused(f"no file, beside a store of {size} entries", do="find out where it went")
+            raise self._refused("no file, beside a store with signed heads", do="find out where it went")
         last = SignedCheckpoint.parse(files.read_bytes(self.path, limit=MAX_NOTE_BYTES))
         last.verify(self._key)
         signed = last.checkpoint
@@ -52,6 +60,7 @@ class Guard:
                 f"a signed head with another root at size {signed.size}",
                 do="this store is not the one that signed it: stop, and keep both",
             )
+        self._seen = identity
 
     def record(self, signed: SignedCheckpoint) -> None:
         """Put a newly signed head in the second place, on disk before this returns.
@@ -59,7 +68,22 @@ class Guard:
         Raises:
             UnavailableError: it cannot be written.
         """
-        files.write_atomic(self.path, signed.encode())
+        data = signed.encode()
+        if not self.path.exists() or files.read_bytes(self.path, limit=MAX_NOTE_BYTES) != data:
+            files.write_atomic(self.path, data)
+        self._seen = self._identity()
+
+    def _identity(self) -> tuple[int, int, int] | None:
+        # A replaced file is another inode or another time: `write_atomic` never writes into a file.
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UnavailableError(
+                f"the second place {self.path}", got=error.strerror or str(error), do="mount it again"
+            ) from error
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _refused(self, got: str, *, do: str) -> VerificationError:
         return VerificationError(

@@ -1,16 +1,15 @@
-"""The operator's ledger: entries in a SQLite file, one Merkle tree, one signed head for every append.
+"""The operator's ledger: entries in a SQLite file, one Merkle tree over them, signed heads.
 
-The order of steps, in `append`:
+The order of steps:
 
-    1. entries, filled tiles and the new head are committed and on disk
-    2. the second place is asked, as before 1, whether the head signed last is a prefix of this one
-    3. the head is signed, and the signed head is stored
-    4. the second place is told; then the checkpoint is given out
+    append      1. entries, filled tiles and the new head are committed, and on disk before it returns
+    checkpoint  2. the second place is asked whether the head signed last is a prefix of this one
+                3. the head is signed, and the signed head is committed, on disk
+                4. the second place is told; only then is the checkpoint given out
 
-A crash after 1 leaves an unsigned head, which the next `open` signs: Ed25519 is deterministic, so the bytes
-are the ones that were lost, and storing them needs no second wait for the disk. A size is never signed with
-two roots: heads are rows that cannot be changed, and what is signed is the row. A ledger knows nothing of
-what an entry means, and holds no clock.
+A size is never signed with two roots: heads are rows that cannot be changed, and what is signed is the row.
+A crash anywhere leaves a store that `open` takes as it is. A ledger knows nothing of what an entry means,
+and holds no clock.
 """
 
 import hashlib
@@ -22,7 +21,13 @@ from typing import Any, Self
 from patronage_protocol import merkle
 from patronage_protocol.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.database import Database
-from patronage_protocol.errors import FormatError, UnavailableError, UsageError, VerificationError
+from patronage_protocol.errors import (
+    FormatError,
+    LocalProtocolError,
+    UnavailableError,
+    UsageError,
+    VerificationError,
+)
 from patronage_protocol.guard import Guard
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.notes import Note, NoteSignature, VerifierKey
@@ -75,11 +80,12 @@ class Ledger:
         self.verifier = VerifierKey.ed25519(self.origin, key.public)
         self._guard = None if guard is None else Guard(guard, self.verifier)
         self._tree = self._load_tree()
-        self._signed = self._sign_head()
+        self._signed: SignedCheckpoint | None = None
+        self._ask_second_place()
 
     @classmethod
     def create(cls, path: Path, origin: str, key: PrivateKey, *, guard: Path | None = None) -> Self:
-        """Make an empty ledger at `path` and sign its empty head.
+        """Make an empty ledger at `path`.
 
         Args:
             path: the SQLite file; it gets neighbours with the endings `-wal`, `-shm` and `.lock`.
@@ -102,7 +108,7 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path, key: PrivateKey, *, guard: Path | None = None) -> Self:
-        """Open the ledger at `path`, sign its last head if a crash prevented that, and go on.
+        """Open the ledger at `path` and go on where it stands.
 
         Raises:
             UnavailableError: it is not there, cannot be read, or another process has it open.
@@ -136,16 +142,24 @@ class Ledger:
 
     @property
     def checkpoint(self) -> SignedCheckpoint:
-        """The latest head with the log's signature and every cosignature stored for it."""
+        """The latest head, signed by the log, with every cosignature stored for it.
+
+        The head is signed when it is asked for the first time, and the signature kept.
+
+        Raises:
+            VerificationError: the store does not continue the head in the second place; nothing was signed.
+            UnavailableError: the storage or the second place failed; nothing was given out.
+        """
+        if self._signed is None or self._signed.checkpoint.size != self.size:
+            self._signed = self._sign_head()
         lines = self._database.query(
-            "SELECT name, keyid, signature FROM cosignatures WHERE size = ? ORDER BY rowid",
-            (self._signed.checkpoint.size,),
+            "SELECT name, keyid, signature FROM cosignatures WHERE size = ? ORDER BY rowid", (self.size,)
         )
         note = self._signed.note.with_signatures(*(NoteSignature(*line) for line in lines))
         return SignedCheckpoint(self._signed.checkpoint, note)
 
-    def append(self, entries: Sequence[bytes]) -> SignedCheckpoint:
-        """Append all of `entries` or none, and return the checkpoint that covers them.
+    def append(self, entries: Sequence[bytes]) -> Checkpoint:
+        """Append all of `entries` or none, and return the new head, which is not signed yet.
 
         When this returns, the entries are on disk. When it raises, open the ledger again and look at
         `size`: an entry whose acknowledgement was lost may be there.
@@ -153,7 +167,7 @@ class Ledger:
         Raises:
             UsageError: an entry is longer than 65,535 bytes.
             UnavailableError: the storage failed, or another process has appended.
-            VerificationError: the store does not continue the head in the second place; nothing was signed.
+            VerificationError: the store does not continue the head in the second place; nothing was done.
         """
         for entry in entries:
             if len(entry) > MAX_ENTRY_BYTES:
@@ -165,8 +179,7 @@ class Ledger:
         if entries:
             self._ask_second_place()
             self._commit(entries)
-            self._signed = self._sign_head()
-        return self._signed
+        return Checkpoint(self.origin, self.size, self.root)
 
     def entry(self, number: int) -> bytes:
         """Entry `number`, from 0.
@@ -336,16 +349,18 @@ class Ledger:
     def _commit(self, entries: Sequence[bytes]) -> None:
         tree, filled = self._tree.extended(merkle.leaf_hash(entry) for entry in entries)
         database = self._database
-        with database.transaction():
-            if self._head() != (self.size, self.root):
-                raise UnavailableError(
-                    f"{self.size} entries in {database.path}, as when it was opened",
-                    got="entries by another process",
-                    do="find the other process, then open the ledger again",
-                )
-            database.execute("INSERT INTO entries VALUES (?, ?)", *enumerate(entries, self.size))
-            database.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", *filled)
-            database.execute("INSERT INTO heads VALUES (?, ?)", (tree.size, tree.root))
+        try:
+            with database.transaction():
+                database.execute("INSERT INTO entries VALUES (?, ?)", *enumerate(entries, self.size))
+                if filled:
+                    database.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", *filled)
+                database.query("INSERT INTO heads VALUES (?, ?)", (tree.size, tree.root))
+        except LocalProtocolError as error:  # a trigger: our numbers do not follow on what is there
+            raise UnavailableError(
+                f"{self.size} entries in {database.path}, as when it was opened",
+                got="entries by another process",
+                do="find the other process, then open the ledger again",
+            ) from error
         self._tree = tree
 
     def _sign_head(self) -> SignedCheckpoint:
@@ -354,7 +369,7 @@ class Ledger:
         self._ask_second_place()
         if stored is None:
             signed = Checkpoint(self.origin, size, root).sign(self._key)
-            with self._database.transaction(durable=False):
+            with self._database.transaction():
                 self._database.execute("INSERT INTO signed_heads VALUES (?, ?)", (size, signed.encode()))
         else:
             signed = SignedCheckpoint(Checkpoint(self.origin, size, root), Note.parse(stored[0]))
@@ -365,7 +380,8 @@ class Ledger:
 
     def _ask_second_place(self) -> None:
         if self._guard is not None:
-            self._guard.check(self.size, self.root_at)
+            signed_before = self._database.one("SELECT 1 FROM signed_heads LIMIT 1") is not None
+            self._guard.check(self.size, self.root_at, expected=signed_before)
 
     def _require_size(self, size: int) -> None:
         if not 0 <= size <= self.size:

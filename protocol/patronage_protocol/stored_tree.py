@@ -5,7 +5,7 @@ for every eight levels of the tree (three for a million entries).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from patronage_protocol.merkle import HASH_BYTES, Frontier, node_hash
@@ -44,7 +44,7 @@ class StoredTree:
         """Number of entries."""
         return self._frontier.size
 
-    @property
+    @cached_property
     def root(self) -> bytes:
         """The RFC 6962 root."""
         return self._frontier.root()

@@ -36,9 +36,11 @@ def test_a_new_ledger_is_signed_and_empty(ledger: Ledger) -> None:
     assert list(ledger.entries()) == []
 
 
-def test_an_append_is_covered_by_the_checkpoint_that_it_returns(ledger: Ledger) -> None:
-    signed = ledger.append([b"one", b"", b"three"])
+def test_an_append_returns_the_head_that_the_checkpoint_signs(ledger: Ledger) -> None:
+    head = ledger.append([b"one", b"", b"three"])
+    signed = ledger.checkpoint
     signed.verify(ledger.verifier)
+    assert signed.checkpoint == head
     leaves = [merkle.leaf_hash(entry) for entry in (b"one", b"", b"three")]
     assert (signed.checkpoint.size, signed.checkpoint.root) == (3, merkle.root_of_leaves(leaves))
     assert SignedCheckpoint.parse(signed.encode()) == signed == ledger.checkpoint
@@ -76,7 +78,8 @@ def test_an_entry_that_is_too_long_leaves_no_trace(ledger: Ledger) -> None:
 def test_a_head_that_a_crash_left_unsigned_is_signed_to_the_same_bytes(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     with Ledger.create(path, ORIGIN, KEY) as ledger:
-        lost = ledger.append([b"a", b"b"])
+        ledger.append([b"a", b"b"])
+        lost = ledger.checkpoint
     raw = sqlite3.connect(path)
     raw.execute("DROP TRIGGER signed_heads_no_DELETE")
     raw.execute("DELETE FROM signed_heads WHERE size = 2")
@@ -152,6 +155,7 @@ def test_no_row_can_be_changed_removed_or_replaced(tmp_path: Path, table: str) -
     with Ledger.create(path, ORIGIN, KEY) as ledger:
         ledger.append([str(number).encode() for number in range(256)])
         ledger.put_blob(b"blob")
+        assert ledger.checkpoint.checkpoint.size == 256
         ledger.add_cosignatures(256, sign_note("x\n", "w.example", KEY).signatures)
     raw = sqlite3.connect(path)
     raw.execute("PRAGMA recursive_triggers=ON")
@@ -185,9 +189,11 @@ def test_a_restored_backup_is_noticed_by_the_second_place(tmp_path: Path) -> Non
     path, guard, backup = tmp_path / "ledger.sqlite", tmp_path / "guard", tmp_path / "backup.sqlite"
     with Ledger.create(path, ORIGIN, KEY, guard=guard) as ledger:
         ledger.append([b"a"])
+        ledger.checkpoint.verify(ledger.verifier)
     shutil.copy(path, backup)
     with Ledger.open(path, KEY, guard=guard) as ledger:
         ledger.append([b"b"])
+        assert ledger.checkpoint.checkpoint.size == 2
     shutil.copy(backup, path)
     with pytest.raises(VerificationError, match="old backup"):
         Ledger.open(path, KEY, guard=guard)
@@ -199,11 +205,14 @@ def test_a_backup_restored_under_a_running_operator_signs_nothing(tmp_path: Path
         first.append([b"a"])
     shutil.copy(one, other)
     with Ledger.open(one, KEY, guard=guard) as first, Ledger.open(other, KEY, guard=guard) as second:
-        first.append([b"b"])
+        second.append([b"not signed yet"])
+        first.append([b"b", b"c"])
+        assert first.checkpoint.checkpoint.size == 3
         with pytest.raises(VerificationError, match="old backup"):
-            second.append([b"c"])
-        assert second.size == 1
-        assert second.checkpoint.checkpoint.size == 1
+            second.checkpoint  # noqa: B018
+        with pytest.raises(VerificationError, match="old backup"):
+            second.append([b"more"])
+        assert second.size == 2
         first.append([b"d"])
 
 
@@ -212,6 +221,7 @@ def test_a_fork_of_equal_length_is_noticed_by_the_second_place(tmp_path: Path) -
     for number, guard in enumerate(guards):
         with Ledger.create(tmp_path / f"{number}.sqlite", ORIGIN, KEY, guard=guard) as ledger:
             ledger.append([b"a", bytes([number])])
+            ledger.checkpoint.verify(ledger.verifier)
     with pytest.raises(VerificationError, match="another root"):
         Ledger.open(tmp_path / "0.sqlite", KEY, guard=guards[1])
 
@@ -219,9 +229,9 @@ def test_a_fork_of_equal_length_is_noticed_by_the_second_place(tmp_path: Path) -
 def test_a_second_place_that_went_missing_is_asked_after(tmp_path: Path) -> None:
     path, guard = tmp_path / "ledger.sqlite", tmp_path / "guard"
     with Ledger.create(path, ORIGIN, KEY, guard=guard) as ledger:
-        assert guard.read_bytes() == ledger.checkpoint.encode()
-        ledger.append([b"a"])
-        assert guard.read_bytes() == ledger.checkpoint.encode()
+        for entry in (b"a", b"b"):
+            ledger.append([entry])
+            assert ledger.checkpoint.encode() == guard.read_bytes()
     guard.unlink()
     with pytest.raises(VerificationError, match="no file"):
         Ledger.open(path, KEY, guard=guard)
@@ -238,6 +248,8 @@ def test_a_blob_is_stored_once_under_its_digest(ledger: Ledger) -> None:
 
 def test_cosignatures_stand_behind_the_signature_of_the_log(ledger: Ledger) -> None:
     ledger.append([b"a"])
+    with pytest.raises(UsageError, match="signed head"):
+        ledger.add_cosignatures(1, [])
     line = sign_note(ledger.checkpoint.note.text, "w.example", PrivateKey.generate()).signatures[0]
     ledger.add_cosignatures(1, [line])
     ledger.add_cosignatures(1, [line])
@@ -287,17 +299,24 @@ class LedgerAgainstList(RuleBasedStateMachine):
 
     @rule(batch=st.lists(st.binary(max_size=5), max_size=3), copies=st.sampled_from([1, 1, 90, 260]))
     def append(self, batch: list[bytes], copies: int) -> None:
-        signed = self.ledger.append(batch * copies)
+        head = self.ledger.append(batch * copies)
         self.entries += batch * copies
         self.roots[len(self.entries)] = merkle.root_of_leaves(map(merkle.leaf_hash, self.entries))
+        assert head.root == self.roots[len(self.entries)]
+
+    @rule()
+    def sign(self) -> None:
+        signed = self.ledger.checkpoint
+        signed.verify(self.ledger.verifier)
         assert signed.checkpoint.root == self.roots[len(self.entries)]
+        assert self.guard.read_bytes() == signed.encode()
 
     @rule()
     def restart(self) -> None:
-        before = self.ledger.checkpoint
+        before = self.ledger.root
         self.ledger.close()
         self.ledger = Ledger.open(self.folder / "ledger", KEY, guard=self.guard)
-        assert self.ledger.checkpoint == before
+        assert self.ledger.root == before
 
     @rule(data=st.data())
     def prove(self, data: st.DataObject) -> None:
