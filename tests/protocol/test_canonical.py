@@ -55,13 +55,9 @@ def test_any_other_spelling_is_refused(data: bytes) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_bytes_from_anywhere_are_refused_or_canonical(data: bytes) -> None:
-    try:
-        sample = Sample.decode(data)
-    except FormatError as error:
-        assert error.got
-    else:
-        assert sample.encode() == data
+def test_bytes_from_anywhere_are_refused(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        Sample.decode(data)
 
 
 json_values = st.recursive(
