@@ -1,0 +1,95 @@
+"""The owner's folder: its configuration, key, pairs, and what it keeps of each round.
+
+    owner.toml              who the owner is, what it trains on, whom it trusts
+    key.pem                 its Ed25519 key (PKCS#8), mode 0600
+    rounds/<name>-<number>/ manifest.json, adapter.safetensors, training/ (checkpoints), receipt.tlog-proof
+
+Nothing is written outside the folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from patronage_protocol.canonical import Digest, Name
+from patronage_protocol.errors import UnavailableError
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.manifest import PublicKeyText
+from patronage_protocol.settings import Settings, read_settings
+
+__all__ = ["OwnerConfig", "OwnerHome"]
+
+
+class OwnerConfig(Settings):
+    """What stands in owner.toml.
+
+    Attributes:
+        name: the owner's name in the consortium.
+        data: its pairs; a path, relative to the folder.
+        base_model: hub id, folder, GGUF file or `tiny`.
+        operator_key: the one operator whose word it takes, base64.
+        accept: digest of the only manifest it accepts, or `any` to accept whatever its base model fits.
+        on_bad_row: what an unusable row does.
+        precision: of the base model; must be the manifest's unless `auto`.
+        device: `auto` takes CUDA when there is one.
+        threads: CPU threads for training; 0 leaves the choice to torch.
+        cache: folder for de-quantised models, relative to the folder; empty for none.
+    """
+
+    name: Name
+    data: str
+    base_model: str
+    operator_key: PublicKeyText
+    accept: Digest | Literal["any"]
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    device: str = "auto"
+    threads: int = Field(default=0, ge=0)
+    cache: str = ""
+
+
+@dataclass(frozen=True)
+class OwnerHome:
+    """An owner's folder, read."""
+
+    path: Path
+    config: OwnerConfig
+    key: PrivateKey
+
+    @classmethod
+    def load(cls, path: Path, *, passphrase: bytes | None = None) -> "OwnerHome":
+        """Read owner.toml and the key.
+
+        Raises:
+            UnavailableError: a file is missing.
+            DataError: owner.toml does not say what it must; names the field.
+        """
+        config = read_settings(path / "owner.toml", OwnerConfig)
+        return cls(path, config, PrivateKey.load(path / "key.pem", passphrase))
+
+    @property
+    def data(self) -> Path:
+        """Where the pairs are."""
+        return self.path / self.config.data
+
+    @property
+    def cache(self) -> Path | None:
+        """Where de-quantised models are kept, if anywhere."""
+        return self.path / self.config.cache if self.config.cache else None
+
+    def round_folder(self, consortium: str, number: int) -> Path:
+        """The folder of one round, made if need be.
+
+        Raises:
+            UnavailableError: it cannot be made.
+        """
+        folder = self.path / "rounds" / f"{consortium}-{number}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"a folder {folder}", got=error.strerror or str(error), do="make room or mend permissions"
+            ) from error
+        return folder

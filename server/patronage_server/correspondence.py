@@ -1,0 +1,124 @@
+"""The operator's side of the conversation: who sits at which node, what is asked, what comes back.
+
+An owner is where its own signature says it is: nodes are asked with the offer, and the acceptance or
+refusal that comes back, signed by a key of the manifest, tells whose node it was.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from patronage_protocol.envelopes import Envelope, sign_detached
+from patronage_protocol.errors import FormatError, RemoteProtocolError, VerificationError
+from patronage_protocol.keys import PrivateKey, PublicKey
+from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
+from patronage_protocol.messages import Acceptance, Refusal, Statement, read_statement, sign_statement
+from patronage_protocol.wire import Action, Field
+from patronage_server.nodes import Answer, Nodes
+
+__all__ = ["Correspondence"]
+
+log = logging.getLogger("patronage.operator")
+
+MAX_PROBLEM = 500
+
+
+class Correspondence:
+    """Requests to the owners of one manifest and their answers.
+
+    Attributes:
+        problems: the last thing that went wrong with an owner or node, in words.
+    """
+
+    def __init__(self, manifest: Manifest, key: PrivateKey, nodes: Nodes) -> None:
+        self._manifest = manifest
+        self._key = key
+        self._nodes = nodes
+        self._node_of: dict[str, int] = {}
+        self._offered: set[int] = set()
+        self.problems: dict[str, str] = {}
+
+    def new_nodes(self) -> tuple[int, ...]:
+        """Connected nodes that have not been offered the terms."""
+        return tuple(node for node in self._nodes.ids() if node not in self._offered)
+
+    def offer(self, deadline: int) -> Iterator[tuple[str, Envelope]]:
+        """Offer the terms to every new node; yield each owner that answers, with its signed answer."""
+        data = self._manifest.encode()
+        offer = {
+            Field.MANIFEST: data,
+            Field.SIGNATURE: sign_detached(MANIFEST_TYPE, data, self._key),
+        }
+        asked = dict.fromkeys(self.new_nodes(), offer)
+        self._offered |= set(asked)
+        for answer in self._nodes.ask(Action.OFFER, asked, deadline=deadline):
+            with self.blame(f"node {answer.node}"):
+                envelope = _envelope(answer)
+                owner = self._author(envelope)
+                self._node_of[owner] = answer.node
+                yield owner, envelope
+
+    def ask(
+        self, action: str, kind: type[Statement], owners: Iterable[str], deadline: int, **fields: object
+    ) -> Iterator[tuple[str, Answer]]:
+        """Send each owner a request of `kind`; yield the answers that are no problems, as they come.
+
+        Args:
+            action: one of `wire.Action`.
+            kind: the request, which has a field `owner`.
+            owners: whom to ask; one whose node is unknown is asked where it is first.
+            deadline: Unix seconds.
+            fields: what the request says beside its header.
+        """
+        wanted = list(owners)
+        if any(owner not in self._node_of for owner in wanted):
+            for _ in self.offer(deadline):  # after a restart, or for an owner that has come back
+                pass
+        owner_at = {self._node_of[owner]: owner for owner in wanted if owner in self._node_of}
+        requests = {node: self._sealed(kind, owner=owner, **fields) for node, owner in owner_at.items()}
+        for answer in self._nodes.ask(action, requests, deadline=deadline):
+            with self.blame(owner_at[answer.node]):
+                _check_problem(answer)
+                yield owner_at[answer.node], answer
+
+    @contextmanager
+    def blame(self, who: str) -> Iterator[None]:
+        """What somebody else did wrong is logged and has no effect; our own failures pass through."""
+        try:
+            yield
+        except (RemoteProtocolError, FormatError, VerificationError) as error:
+            self.problems[who] = str(error)[:MAX_PROBLEM]
+            log.warning("%s: %s", who, error)
+
+    def _author(self, envelope: Envelope) -> str:
+        """The owner that signed this acceptance or refusal."""
+        kind = Refusal if envelope.payloadType == Refusal.media_type else Acceptance
+        owner = kind.decode(envelope.unverified_payload).author
+        party = self._manifest.owner(owner)
+        if party is None:
+            raise RemoteProtocolError(
+                "an owner of the manifest", got=owner, do="it is not used", where="open §owners"
+            )
+        key = PublicKey.from_base64(party.key)
+        read_statement(envelope, kind, manifest=self._manifest, author=owner, key=key)
+        return owner
+
+    def _sealed(self, kind: type[Statement], **fields: object) -> dict[str, bytes]:
+        header = {
+            "consortium": self._manifest.consortium,
+            "round": self._manifest.round,
+            "manifest": self._manifest.digest,
+            "author": self._manifest.operator.name,
+        }
+        request = kind.model_validate({**header, **fields})
+        return {Field.STATEMENT: sign_statement(request, self._key).encode()}
+
+
+def _envelope(answer: Answer) -> Envelope:
+    _check_problem(answer)
+    return Envelope.decode(answer.statement)
+
+
+def _check_problem(answer: Answer) -> None:
+    if answer.problem:
+        raise RemoteProtocolError("an answer", got=answer.problem, do="nothing was recorded")

@@ -1,0 +1,110 @@
+"""The operator's folder: its key, the terms it offers, held-out pairs, the ledger's store, received adapters.
+
+    operator.toml            where the base model is, device, precision
+    key.pem                  its Ed25519 key (PKCS#8), mode 0600
+    manifest.json            the terms of the round, canonical bytes
+    held-out.jsonl           the pairs on which coalitions are scored
+    held-out.secret          32 bytes from which the salts of the held-out commitment follow, mode 0600
+    ledger.sqlite            the store
+    adapters/<owner>.safetensors
+    consortium-adapter/      the exported sum of all admitted adapters, a PEFT folder
+    published/               the static ledger that everybody reads
+
+Nothing is written outside the folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from patronage_protocol.files import read_bytes
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger import Ledger
+from patronage_protocol.manifest import Manifest
+from patronage_protocol.settings import Settings, read_settings
+
+__all__ = ["OperatorConfig", "OperatorHome"]
+
+MAX_MANIFEST = 16 * 2**20
+
+
+class OperatorConfig(Settings):
+    """What stands in operator.toml.
+
+    Attributes:
+        base_model: hub id, folder, GGUF file or `tiny`.
+        device: `auto` takes CUDA when there is one.
+        threads: CPU threads for scoring; 0 leaves the choice to torch.
+        cache: folder for de-quantised models, relative to the folder; empty for none.
+        published: the folder of the published ledger, relative to the folder.
+        exported: the folder of the exported adapter, relative to the folder.
+    """
+
+    base_model: str
+    device: str = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    threads: int = Field(default=0, ge=0)
+    cache: str = ""
+    published: str = "published"
+    exported: str = "consortium-adapter"
+
+
+@dataclass(frozen=True)
+class OperatorHome:
+    """An operator's folder, read."""
+
+    path: Path
+    config: OperatorConfig
+    key: PrivateKey
+
+    @classmethod
+    def load(cls, path: Path, *, passphrase: bytes | None = None) -> "OperatorHome":
+        """Read operator.toml and the key.
+
+        Raises:
+            UnavailableError: a file is missing.
+            DataError: operator.toml does not say what it must; names the field.
+        """
+        config = read_settings(path / "operator.toml", OperatorConfig)
+        return cls(path, config, PrivateKey.load(path / "key.pem", passphrase))
+
+    def manifest(self) -> Manifest:
+        """The terms of the round."""
+        return Manifest.decode(read_bytes(self.path / "manifest.json", limit=MAX_MANIFEST))
+
+    @property
+    def held_out(self) -> Path:
+        """The held-out pairs."""
+        return self.path / "held-out.jsonl"
+
+    def open_ledger(self, origin: str) -> Ledger:
+        """The ledger's store, made if it is not there. Close it, or use it as a context manager.
+
+        Raises:
+            UnavailableError, UsageError, FormatError, VerificationError: it cannot be opened; says why.
+        """
+        path = self.path / "ledger.sqlite"
+        if path.exists():
+            return Ledger.open(path, self.key)
+        return Ledger.create(path, origin, self.key)
+
+    @property
+    def published(self) -> Path:
+        """The published ledger."""
+        return self.path / self.config.published
+
+    @property
+    def exported(self) -> Path:
+        """The exported adapter."""
+        return self.path / self.config.exported
+
+    @property
+    def cache(self) -> Path | None:
+        """Where de-quantised models are kept, if anywhere."""
+        return self.path / self.config.cache if self.config.cache else None
+
+    def adapter(self, owner: str) -> Path:
+        """Where the adapter of an owner is kept."""
+        return self.path / "adapters" / f"{owner}.safetensors"
