@@ -1,12 +1,15 @@
-"""Files that are either whole or absent: write to a temporary name, fsync, rename, fsync the folder."""
+"""Files and folders that are whole or absent: write to a temporary name, fsync, rename, fsync the folder."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from patronage_protocol.errors import UnavailableError, UsageError
 
-__all__ = ["fsync_folder", "new_folder", "read_bytes", "write_atomic"]
+__all__ = ["fsync_folder", "new_folder", "read_bytes", "whole_folder", "write_atomic"]
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -80,6 +83,38 @@ def new_folder(path: Path) -> Path:
             do="name another with --out",
         )
     return path
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill; it becomes `path` when the context ends without an error, and is gone otherwise.
+
+    Raises:
+        UsageError: `path` is there already, with something in it.
+        UnavailableError: the disk is full or not writable.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        fsync_folder(temporary)
+        temporary.rename(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        if path.is_dir() and any(path.iterdir()):
+            raise UsageError(
+                f"no folder {path}, or an empty one", got="one with files in it", do="name another"
+            ) from error
+        raise UnavailableError(
+            f"a new folder {path}",
+            got=error.strerror or str(error),
+            do="free some room or choose another place; nothing was left behind",
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def fsync_folder(folder: Path) -> None:

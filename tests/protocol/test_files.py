@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from patronage_protocol.errors import UnavailableError, UsageError
-from patronage_protocol.files import new_folder, read_bytes, write_atomic
+from patronage_protocol.files import new_folder, read_bytes, whole_folder, write_atomic
 
 
 def test_a_file_is_replaced_and_has_its_mode(tmp_path: Path) -> None:
@@ -53,3 +53,33 @@ def test_a_folder_with_files_in_it_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "file").touch()
     with pytest.raises(UsageError, match="a folder with files in it; name another with --out"):
         new_folder(tmp_path / "a" / "b")
+
+
+def test_a_folder_is_there_when_all_its_files_are(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "folder"
+    with whole_folder(path) as folder:
+        (folder / "a").write_bytes(b"1")
+        assert not path.exists()
+    assert (path / "a").read_bytes() == b"1"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_while_a_folder_is_filled_leaves_nothing(tmp_path: Path) -> None:
+    def fill(error: Exception) -> None:
+        with whole_folder(tmp_path / "folder") as folder:
+            (folder / "a").write_bytes(b"1")
+            raise error
+
+    with pytest.raises(KeyError):
+        fill(KeyError("any"))
+    with pytest.raises(UnavailableError, match="No space left on device; free some room"):
+        fill(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_already_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(UsageError, match="with files in it"), whole_folder(tmp_path / "folder") as folder:
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "old"]
