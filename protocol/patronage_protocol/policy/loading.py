@@ -14,11 +14,8 @@ kept there under the digest of the GGUF file; its own digests stand beside it an
 import hashlib
 import io
 import json
-import os
-import shutil
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import replace
@@ -41,7 +38,7 @@ from transformers.utils import logging
 
 from patronage_protocol.canonical import strict_json
 from patronage_protocol.errors import DataError, PatronageError, UnavailableError, UsageError
-from patronage_protocol.files import read_bytes, write_atomic
+from patronage_protocol.files import read_bytes, whole_folder, write_atomic
 from patronage_protocol.policy.base import BaseModel, Precision, tokenizer_digest, weights_digest
 from patronage_protocol.policy.tiny import tiny_model
 
@@ -213,25 +210,19 @@ def _from_copy(folder: Path, name: str, precision: Precision) -> BaseModel:
 
 
 def _keep_copy(base: BaseModel, folder: Path) -> None:
-    """Write the copy beside its place and rename it, so that it is whole or absent."""
-    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        base.model.save_pretrained(temporary)
-        base.tokenizer.save_pretrained(temporary)
-        write_atomic(temporary / _DIGESTS, json.dumps(_digests(base)).encode())
-        os.rename(temporary, folder)  # noqa: PTH104 (Path.rename is the same call with the same risk)
-    except (OSError, RuntimeError) as error:
-        if not folder.is_dir():  # another process may have been faster; its copy is as good
-            raise UnavailableError(
-                f"a de-quantised copy of the model in {folder.parent}",
-                got=_first_line(error),
-                do="free some room, or leave out the cache",
-            ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(folder) as temporary:
+            base.model.save_pretrained(temporary)
+            base.tokenizer.save_pretrained(temporary)
+            write_atomic(temporary / _DIGESTS, json.dumps(_digests(base)).encode())
+    except UsageError:
+        return  # another process was faster; its copy is as good, and is checked when it is used
+    except SafetensorError as error:
+        raise UnavailableError(
+            f"a de-quantised copy of the model in {folder.parent}",
+            got=_first_line(error),
+            do="free some room, or leave out the cache",
+        ) from error
 
 
 def _digests(base: BaseModel) -> dict[str, str]:
