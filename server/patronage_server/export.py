@@ -2,8 +2,8 @@
 
     sum_i w_i s B_i A_i = s [w_1 B_1 ... w_n B_n] [A_1; ...; A_n]
 
-The rank is n r and alpha is n alpha, so s stays alpha / r. With weights of one the owners' matrices are in the
-file as they were sent. `adapter_config.json` is written here, from the terms of the round.
+The rank is n r and alpha is n alpha, so s stays alpha / r. With weights of one the owners' matrices are in
+the file as they were sent. `adapter_config.json` is written here, from the terms of the round.
 """
 
 import json

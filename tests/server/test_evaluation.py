@@ -41,7 +41,7 @@ def adapter(lora: LoraTerms, seed: int) -> dict[str, np.ndarray]:
 
 
 def merged_logprob(
-    base: BaseModel, lora: LoraTerms, tensors: dict[str, np.ndarray], ids: tuple[int, ...], start: int
+    lora: LoraTerms, tensors: dict[str, np.ndarray], ids: tuple[int, ...], start: int
 ) -> float:
     """log pi(y | x) with dW added to the weights of a fresh model: the definition."""
     model = load_base_model("tiny", device="cpu").model
@@ -65,8 +65,8 @@ def test_margins_are_those_of_the_definition(
             pair = pairs[column]
             start = len(pair.prompt)
             ratio = [
-                merged_logprob(base, lora, tensors, pair.prompt + y, start)
-                - merged_logprob(base, lora, nothing, pair.prompt + y, start)
+                merged_logprob(lora, tensors, pair.prompt + y, start)
+                - merged_logprob(lora, nothing, pair.prompt + y, start)
                 for y in (pair.chosen, pair.rejected)
             ]
             assert margins[row, column] == pytest.approx(BETA * (ratio[0] - ratio[1]), abs=2e-4)
