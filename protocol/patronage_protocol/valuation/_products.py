@@ -7,10 +7,11 @@ order.
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["tiled_product"]
+__all__ = ["TILE", "tiled_product"]
 
+TILE = 1 << 18
+"""Multiplications in a tile; OpenBLAS does not split a product of so few."""
 ROWS, INNER, COLUMNS = 64, 128, 32
-"""A tile takes 64 * 128 * 32 = 2^18 multiplications; OpenBLAS does not thread below that."""
 
 
 def tiled_product(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:

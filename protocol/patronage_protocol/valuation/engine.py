@@ -187,7 +187,12 @@ def _polynomial(game: _Game, composition: Composition) -> _Found:
     found = polynomial_shares(
         margins, game.utility, game.semivalue, tolerance=game.tolerance, threads=game.threads
     )
-    nodes = {"frequencies": found.frequencies, "inclusions": found.inclusions}
+    nodes = {
+        "frequencies": found.frequencies,
+        "inclusions": found.inclusions,
+        "interpolation": found.interpolation,
+        "direct owners": found.direct,
+    }
     return _Found(found.pair_shares.mean(axis=1), found.pair_shares, None, found.error_bound, nodes)
 
 

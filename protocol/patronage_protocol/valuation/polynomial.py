@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from patronage_protocol.errors import UsageError
 from patronage_protocol.valuation._threads import in_order
+from patronage_protocol.valuation.guard import choose_guard
 from patronage_protocol.valuation.harmonics import Expansion, aliasing_period, expand, lattice
+from patronage_protocol.valuation.interpolation import Interpolation
 from patronage_protocol.valuation.products import product_shares
 from patronage_protocol.valuation.quadrature import InclusionRule, inclusion_rule
 from patronage_protocol.valuation.semivalues import Semivalue
@@ -24,7 +26,12 @@ from patronage_protocol.valuation.utilities import Utility
 
 __all__ = ["Polynomial", "polynomial_shares"]
 
+GROUP_PAIRS = 512
+"""Pairs that share nodes and tables."""
 BLOCK_PAIRS = 64
+"""Pairs that are computed together: the unit of work of a thread."""
+FEW_OWNERS = 32
+"""Up to here interpolation has nothing to gain."""
 UNIT = 2.0**-52
 
 
@@ -37,12 +44,16 @@ class Polynomial:
         error_bound: a bound on the error of every pair share, and on that of their sum over owners.
         frequencies: the largest number of frequencies that a pair needed.
         inclusions: the largest number of inclusion nodes.
+        interpolation: the largest number of interpolation nodes, 0 where nothing was interpolated.
+        direct: the most owners of a pair that were computed directly.
     """
 
     pair_shares: NDArray[np.float64]
     error_bound: float
     frequencies: int
     inclusions: int
+    interpolation: int
+    direct: int
 
 
 def polynomial_shares(
@@ -64,24 +75,34 @@ def polynomial_shares(
     period = _periods(margins, utility, tolerance / 4)
     order = np.argsort(period, kind="stable")
     task = _Task(utility, semivalue, tolerance)
-    plans = [
-        _plan(margins[:, columns], columns, float(period[columns[-1]]), task)
-        for columns in (order[start : start + BLOCK_PAIRS] for start in range(0, pairs, BLOCK_PAIRS))
+    groups = [order[start : start + GROUP_PAIRS] for start in range(0, pairs, GROUP_PAIRS)]
+    plans = [_plan(margins[:, group], float(period[group[-1]]), task) for group in groups]
+    blocks = [
+        (plan, group[start : start + BLOCK_PAIRS])
+        for plan, group in zip(plans, groups, strict=True)
+        for start in range(0, len(group), BLOCK_PAIRS)
     ]
+
+    def work(block: tuple[_Plan, NDArray[np.intp]]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        plan, columns = block
+        return columns, plan.shares(np.ascontiguousarray(margins[:, columns]))
+
     pair_shares = np.empty((n, pairs))
-    for columns, shares in in_order(lambda plan: (plan.columns, plan.shares(margins)), plans, threads):
+    for columns, shares in in_order(work, blocks, threads):
         pair_shares[:, columns] = shares
     return Polynomial(
         pair_shares,
         max(plan.error_bound for plan in plans),
         max(len(plan.expansion.frequencies) for plan in plans),
         max(len(plan.rule.nodes) for plan in plans),
+        max(plan.interpolation.guard.nodes if plan.interpolation else 0 for plan in plans),
+        max(plan.interpolation.guard.direct if plan.interpolation else n for plan in plans),
     )
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What all blocks have in common."""
+    """What all groups have in common."""
 
     utility: Utility
     semivalue: Semivalue
@@ -90,32 +111,40 @@ class _Task:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """How one block of pairs is computed, and how far it can be off."""
+    """How one group of pairs is computed, and how far it can be off."""
 
-    columns: NDArray[np.intp]
     expansion: Expansion
     rule: InclusionRule
+    interpolation: Interpolation | None
     error_bound: float
 
     def shares(self, margins: NDArray[np.float64]) -> NDArray[np.float64]:
-        block = np.ascontiguousarray(margins[:, self.columns])
-        oscillating = product_shares(block, self.expansion, self.rule)
-        return np.asarray(self.expansion.linear * block + oscillating)
+        if self.interpolation is None:
+            oscillating = product_shares(margins, self.expansion, self.rule)
+        else:
+            oscillating = self.interpolation.shares(margins)
+        return np.asarray(self.expansion.linear * margins + oscillating)
 
 
-def _plan(block: NDArray[np.float64], columns: NDArray[np.intp], period: float, task: _Task) -> _Plan:
-    utility, tolerance = task.utility, task.tolerance
-    expansion = lattice(int(period)) if utility == "win" else expand(period, utility, tolerance / 4)
-    leverage = expansion.leverage(block)
-    rule = inclusion_rule(task.semivalue, len(block), tolerance / (4 * max(leverage, 1e-3)))
-    rounding = UNIT * (len(block) + 32) * (1.0 + leverage)
-    if rounding > tolerance / 4:
+def _plan(margins: NDArray[np.float64], period: float, task: _Task) -> _Plan:
+    """A quarter of the tolerance for each of aliasing, truncation, quadrature, interpolation and rounding."""
+    quarter, n = task.tolerance / 4, len(margins)
+    expansion = lattice(int(period)) if task.utility == "win" else expand(period, task.utility, quarter)
+    leverage = expansion.leverage(margins)
+    rule = inclusion_rule(task.semivalue, n, quarter / max(leverage, 1e-3))
+    rounding = UNIT * (n + 32) * (1.0 + leverage)
+    if rounding > quarter:
         raise UsageError(
             f"a tolerance of at least {4 * rounding:.1e}, which double precision can meet for these margins",
-            got=f"{tolerance:.1e}",
+            got=f"{task.tolerance:.1e}",
             do="ask for less",
         )
-    return _Plan(columns, expansion, rule, expansion.error + leverage * rule.error + rounding)
+    bound = expansion.error + leverage * rule.error + rounding
+    if n > FEW_OWNERS and not expansion.lattice and margins.any():
+        guard = choose_guard(margins, expansion, rule, quarter - rounding)
+        if guard is not None:
+            return _Plan(expansion, rule, Interpolation(expansion, rule, guard), bound + guard.error)
+    return _Plan(expansion, rule, None, bound)
 
 
 def _periods(margins: NDArray[np.float64], utility: Utility, error: float) -> NDArray[np.float64]:

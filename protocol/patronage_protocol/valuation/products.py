@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from patronage_protocol.valuation.harmonics import Expansion
 from patronage_protocol.valuation.quadrature import InclusionRule
 
-__all__ = ["coefficients", "product_shares"]
+__all__ = ["leave_one_out", "product_shares"]
 
 CHUNK_ELEMENTS = 1 << 14
 CHUNK_BYTES = 1 << 23
@@ -34,55 +34,62 @@ def product_shares(
     step = max(1, elements // (len(rule.nodes) * pairs))
     for start in range(0, len(expansion.frequencies), step):
         chosen = slice(start, start + step)
-        angles = expansion.half_angles(margins, chosen)
-        cosines, sines = np.cos(angles), np.sin(angles)
-        product = coefficients(margins.sum(axis=0), expansion, rule, chosen)
-        shares += _leave_one_out(cosines, sines, rule.nodes, product)
+        angles = expansion.half_angles(margins, chosen)[:, :, None]
+        first = _coefficients(margins.sum(axis=0), expansion, rule, chosen)
+        shares += leave_one_out(np.cos(angles), np.sin(angles), rule.nodes[:, None], first)[0]
     return shares
 
 
-def coefficients(
-    grand: NDArray[np.float64], expansion: Expansion, rule: InclusionRule, chosen: slice
-) -> NDArray[np.complex128]:
-    """What stands before sin_i times a leave-one-out product, (T, Q, J): the real part of it all is a share.
-
-    Args:
-        grand: x_N of the pairs (J,).
-        expansion: supplies w_q and its weight.
-        rule: supplies the weights of the T nodes.
-        chosen: the frequencies wanted.
-    """
-    turn = np.exp(1j * expansion.half_angles(grand, chosen))
-    if expansion.even:
-        turn = 1j * turn
-    if rule.folded:
-        turn = turn.real.astype(np.complex128)
-    return np.asarray(rule.weights[:, None, None] * (2.0 * expansion.weights[chosen][:, None] * turn))
-
-
-def _leave_one_out(
+def leave_one_out(
     cosines: NDArray[np.float64],
     sines: NDArray[np.float64],
     nodes: NDArray[np.float64],
     first: NDArray[np.complex128],
-) -> NDArray[np.float64]:
-    """Sums over nodes and frequencies of sin_i Re(first * prod_{k != i} factor_k): (n, J)."""
-    n = len(cosines)
-    imaginary = nodes[:, None, None]
-    prefixes = np.empty((n, *first.shape), dtype=np.complex128)
-    prefixes[0] = first
-    factor = np.empty_like(first)
-    for k in range(n - 1):
-        factor.real = cosines[k]
-        np.multiply(imaginary, sines[k], out=factor.imag)
-        np.multiply(prefixes[k], factor, out=prefixes[k + 1])
+) -> tuple[NDArray[np.float64], NDArray[np.complex128]]:
+    """sum over frequencies and nodes of sin_i Re(first * prod_{k != i} factor_k), and first * prod factor_k.
+
+    Args:
+        cosines: c_k, (m, Q, 1, J).
+        sines: sin_k, (m, Q, 1, J).
+        nodes: s, (T, 1).
+        first: what every product starts from, (Q, T, J).
+
+    Returns:
+        The sums (m, J) and the whole products (Q, T, J).
+    """
+    prefixes = np.empty((len(cosines), *first.shape), dtype=np.complex128)
+    product, factor = first, np.empty_like(first)
+    for k in range(len(cosines)):
+        prefixes[k] = product
+        _factor(cosines[k], sines[k], nodes, factor)
+        product = product * factor
     suffix = np.ones_like(first)
-    shares = np.empty((n, first.shape[-1]))
-    for k in reversed(range(n)):
-        over_nodes = np.add.reduce((prefixes[k] * suffix).real, axis=0)
-        shares[k] = np.add.reduce(sines[k] * over_nodes, axis=0)
-        if k:
-            factor.real = cosines[k]
-            np.multiply(imaginary, sines[k], out=factor.imag)
-            np.multiply(suffix, factor, out=suffix)
-    return shares
+    sums = np.empty((len(cosines), first.shape[-1]))
+    for k in reversed(range(len(cosines))):
+        over_nodes = np.add.reduce((prefixes[k] * suffix).real, axis=1)
+        sums[k] = np.add.reduce(sines[k, :, 0] * over_nodes, axis=0)
+        _factor(cosines[k], sines[k], nodes, factor)
+        suffix *= factor
+    return sums, product
+
+
+def _factor(
+    cosine: NDArray[np.float64],
+    sine: NDArray[np.float64],
+    nodes: NDArray[np.float64],
+    out: NDArray[np.complex128],
+) -> None:
+    out.real = cosine
+    np.multiply(nodes, sine, out=out.imag)
+
+
+def _coefficients(
+    grand: NDArray[np.float64], expansion: Expansion, rule: InclusionRule, chosen: slice
+) -> NDArray[np.complex128]:
+    """What stands before sin_i times a leave-one-out product, (Q, T, J); the real part is a share."""
+    turn = np.exp(1j * expansion.half_angles(grand, chosen))[:, None]
+    if expansion.even:
+        turn = 1j * turn
+    if rule.folded:
+        turn = turn.real.astype(np.complex128)
+    return np.asarray(2.0 * expansion.weights[chosen][:, None, None] * rule.weights[:, None] * turn)
