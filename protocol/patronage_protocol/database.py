@@ -99,6 +99,15 @@ class Database:
             self._roll_back()
             raise
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads inside the block see one moment of the file."""
+        self.query("BEGIN")
+        try:
+            yield
+        finally:
+            self._roll_back()
+
     def execute(self, statement: str, *rows: _Row) -> None:
         """Run one statement for each row of parameters."""
         self._require_whole()

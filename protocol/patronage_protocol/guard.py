@@ -11,7 +11,7 @@ from pathlib import Path
 from patronage_protocol import files
 from patronage_protocol.checkpoints import SignedCheckpoint
 from patronage_protocol.errors import UnavailableError, VerificationError
-from patronage_protocol.notes import MAX_NOTE_BYTES, VerifierKey
+from patronage_protocol.notes import MAX_NOTE_BYTES
 
 __all__ = ["Guard"]
 
@@ -19,9 +19,10 @@ __all__ = ["Guard"]
 class Guard:
     """The file in the second place, best on another disk or machine than the store."""
 
-    def __init__(self, path: Path, key: VerifierKey) -> None:
+    def __init__(self, path: Path, verify: Callable[[SignedCheckpoint], None]) -> None:
+        """Take the path, and the check that the log itself signed a head."""
         self.path = path
-        self._key = key
+        self._verify = verify
         self._seen: tuple[int, int, int] | None = None
 
     def check(self, size: int, root_at: Callable[[int], bytes], *, expected: bool) -> None:
@@ -48,7 +49,7 @@ class Guard:
                 return
             raise self._refused("no file, beside a store with signed heads", do="find out where it went")
         last = SignedCheckpoint.parse(files.read_bytes(self.path, limit=MAX_NOTE_BYTES))
-        last.verify(self._key)
+        self._verify(last)
         signed = last.checkpoint
         if signed.size > size:
             raise self._refused(

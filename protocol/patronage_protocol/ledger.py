@@ -29,7 +29,7 @@ from patronage_protocol.errors import (
     VerificationError,
 )
 from patronage_protocol.guard import Guard
-from patronage_protocol.keys import PrivateKey
+from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.notes import Note, NoteSignature, VerifierKey
 from patronage_protocol.stored_tree import StoredTree
 from patronage_protocol.tiles import MAX_ENTRY_BYTES, TILE_WIDTH
@@ -41,7 +41,8 @@ MAX_BLOB_BYTES = 500_000_000
 """Half of what SQLite can hold in one value."""
 
 _TABLES = """
-CREATE TABLE log (origin TEXT NOT NULL, key TEXT NOT NULL) STRICT;
+CREATE TABLE log (origin TEXT NOT NULL) STRICT;
+CREATE TABLE keys (since INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE entries (number INTEGER PRIMARY KEY, data BLOB NOT NULL CHECK (length(data) <= 65535)) STRICT;
 CREATE TABLE tiles (level INTEGER NOT NULL, number INTEGER NOT NULL,
     hashes BLOB NOT NULL CHECK (length(hashes) = 8192), root BLOB NOT NULL CHECK (length(root) = 32),
@@ -64,7 +65,7 @@ CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table}
 """
 _SCHEMA = _TABLES + "".join(
     _APPEND_ONLY.format(table=table, verb=verb)
-    for table in ("log", "entries", "tiles", "heads", "signed_heads", "cosignatures", "blobs")
+    for table in ("log", "keys", "entries", "tiles", "heads", "signed_heads", "cosignatures", "blobs")
     for verb in ("UPDATE", "DELETE")
 )
 
@@ -77,8 +78,8 @@ class Ledger:
         self._database = database
         self._key = key
         self.origin = self._own_origin()
-        self.verifier = VerifierKey.ed25519(self.origin, key.public)
-        self._guard = None if guard is None else Guard(guard, self.verifier)
+        self._keys = self._own_keys()
+        self._guard = None if guard is None else Guard(guard, self.verify_own)
         self._tree = self._load_tree()
         self._signed: SignedCheckpoint | None = None
         self._ask_second_place()
@@ -100,7 +101,8 @@ class Ledger:
         """
         empty = Checkpoint(origin, 0, merkle.EMPTY_ROOT)
         rows: dict[str, list[tuple[Any, ...]]] = {
-            "log": [(origin, key.public.text)],
+            "log": [(origin,)],
+            "keys": [(0, key.public.text)],
             "heads": [(empty.size, empty.root)],
         }
         database = Database.create(path, application_id=APPLICATION_ID, schema=_SCHEMA, rows=rows)
@@ -141,6 +143,11 @@ class Ledger:
         return self._tree.root
 
     @property
+    def verifier(self) -> VerifierKey:
+        """The key that signs heads now."""
+        return self._keys[-1][1]
+
+    @property
     def checkpoint(self) -> SignedCheckpoint:
         """The latest head, signed by the log, with every cosignature stored for it.
 
@@ -169,17 +176,39 @@ class Ledger:
             UnavailableError: the storage failed, or another process has appended.
             VerificationError: the store does not continue the head in the second place; nothing was done.
         """
-        for entry in entries:
-            if len(entry) > MAX_ENTRY_BYTES:
-                raise UsageError(
-                    f"an entry of at most {MAX_ENTRY_BYTES} bytes",
-                    got=f"{len(entry)} bytes",
-                    do="store it with put_blob and let the entry hold its digest",
-                )
+        self._require_room(entries)
         if entries:
-            self._ask_second_place()
             self._commit(entries)
         return Checkpoint(self.origin, self.size, self.root)
+
+    def rotate(self, key: PrivateKey, statement: bytes) -> Checkpoint:
+        """Append `statement`, and sign every later head with `key`: one transaction.
+
+        Args:
+            key: the new key; the next `open` asks for it.
+            statement: the entry that tells the world, such as `rotation.rotate(...)` encoded.
+
+        Raises:
+            UsageError: the key has signed for this ledger before.
+            UnavailableError, VerificationError: as `append`; nothing was changed.
+        """
+        verifier = VerifierKey.ed25519(self.origin, key.public)
+        if any(known == verifier for _, known in self._keys):
+            raise UsageError("a key that never signed here", got=key.public.text, do="make a new one")
+        self._require_room([statement])
+        self._signed = self._sign_head()  # what was appended under the old key is signed by it
+        self._commit([statement], key)
+        self._key = key
+        self._keys = self._own_keys()
+        return Checkpoint(self.origin, self.size, self.root)
+
+    def verify_own(self, signed: SignedCheckpoint) -> None:
+        """Check that the key of this ledger at that size signed a checkpoint.
+
+        Raises:
+            VerificationError: it did not.
+        """
+        signed.verify([key for since, key in self._keys if since <= signed.checkpoint.size][-1])
 
     def entry(self, number: int) -> bytes:
         """Entry `number`, from 0.
@@ -297,17 +326,22 @@ class Ledger:
             raise
 
     def _own_origin(self) -> str:
-        row = self._database.one("SELECT origin, key FROM log")
+        row = self._database.one("SELECT origin FROM log")
         if row is None:
-            raise FormatError(
-                "a ledger with a name", got="none", do="restore it", where=str(self._database.path)
-            )
-        origin, key = row
-        if key != self._key.public.text:
+            raise FormatError("a ledger with a name", got="none", do="restore it")
+        return str(row[0])
+
+    def _own_keys(self) -> tuple[tuple[int, VerifierKey], ...]:
+        rows = self._database.query("SELECT since, key FROM keys ORDER BY since")
+        if not rows or rows[-1][1] != self._key.public.text:
             raise UsageError(
-                f"the key {key} of this ledger", got=self._key.public.text, do="load the key that made it"
+                f"the key {rows[-1][1] if rows else ''} of this ledger",
+                got=self._key.public.text,
+                do="load the key that made it, or the last that it was rotated to",
             )
-        return str(origin)
+        return tuple(
+            (since, VerifierKey.ed25519(self.origin, PublicKey.from_base64(text))) for since, text in rows
+        )
 
     def _load_tree(self) -> StoredTree:
         size, root = self._head()
@@ -346,7 +380,8 @@ class Ledger:
             raise self._damaged("no head")
         return int(row[0]), bytes(row[1])
 
-    def _commit(self, entries: Sequence[bytes]) -> None:
+    def _commit(self, entries: Sequence[bytes], next_key: PrivateKey | None = None) -> None:
+        self._ask_second_place()
         tree, filled = self._tree.extended(merkle.leaf_hash(entry) for entry in entries)
         database = self._database
         try:
@@ -355,6 +390,8 @@ class Ledger:
                 if filled:
                     database.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", *filled)
                 database.query("INSERT INTO heads VALUES (?, ?)", (tree.size, tree.root))
+                if next_key:
+                    database.query("INSERT INTO keys VALUES (?, ?)", (tree.size, next_key.public.text))
         except LocalProtocolError as error:  # a trigger: our numbers do not follow on what is there
             raise UnavailableError(
                 f"{self.size} entries in {database.path}, as when it was opened",
@@ -373,10 +410,19 @@ class Ledger:
                 self._database.execute("INSERT INTO signed_heads VALUES (?, ?)", (size, signed.encode()))
         else:
             signed = SignedCheckpoint(Checkpoint(self.origin, size, root), Note.parse(stored[0]))
-            signed.verify(self.verifier)
+            self.verify_own(signed)
         if self._guard is not None:
             self._guard.record(signed)
         return signed
+
+    def _require_room(self, entries: Sequence[bytes]) -> None:
+        for entry in entries:
+            if len(entry) > MAX_ENTRY_BYTES:
+                raise UsageError(
+                    f"an entry of at most {MAX_ENTRY_BYTES} bytes",
+                    got=f"{len(entry)} bytes",
+                    do="store it with put_blob and let the entry hold its digest",
+                )
 
     def _ask_second_place(self) -> None:
         if self._guard is not None:

@@ -21,6 +21,8 @@ __all__ = [
     "inclusion_proof",
     "leaf_hash",
     "node_hash",
+    "prefix_path",
+    "prefix_root",
     "root_from_inclusion",
     "root_of_leaves",
     "tree_root",
@@ -151,6 +153,30 @@ def consistency_proof(old: int, new: int, node: NodeSource) -> tuple[bytes, ...]
     if low:
         proof.append(_subtree(low, high, node))
     return tuple(reversed(proof))
+
+
+def prefix_path(old: int, new: int, node: NodeSource) -> tuple[bytes, ...]:
+    """The consistency proof with its first hash always written out, for 0 < old < new.
+
+    RFC 6962 leaves that hash out where `old` is a power of two, because it is then the old root, which the
+    verifier has. A proof that a log forked needs it: there, the root signed is not the root in the tree.
+    """
+    proof = consistency_proof(old, new, node)
+    return (tree_root(old, node), *proof) if old & (old - 1) == 0 else proof
+
+
+def prefix_root(old: int, new: int, new_root: bytes, path: Sequence[bytes]) -> bytes:
+    """The root of the first `old` entries, as a `prefix_path` in the tree (`new`, `new_root`) shows it.
+
+    Raises:
+        VerificationError: the path does not lead to `new_root`.
+    """
+    if not 0 < old < new or not path:
+        raise _refused("a path in a tree", f"none for {old} of {new} entries")
+    found_old, found_new = _roots_from_consistency(old, new, list(path))
+    if found_new != new_root:
+        raise _refused("a path in a tree", "one that leads to another root")
+    return found_old
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:

@@ -69,7 +69,7 @@ def _require_continuation(ledger: Ledger, folder: Path) -> None:
     if not (folder / CHECKPOINT).exists():
         return
     there = SignedCheckpoint.parse(files.read_bytes(folder / CHECKPOINT, limit=MAX_NOTE_BYTES))
-    there.verify(ledger.verifier)
+    ledger.verify_own(there)
     head = there.checkpoint
     if head.size > ledger.size or head.root != ledger.root_at(head.size):
         raise VerificationError(
