@@ -79,7 +79,8 @@ class Nodes:
 
 def _answer(node: int, reply: Message) -> Answer:
     if reply.has_error():
-        return Answer(node, problem=f"the node failed: {reply.error.reason or reply.error.code}")
+        lines = (reply.error.reason or f"error {reply.error.code}").strip().splitlines()
+        return Answer(node, problem=f"the node failed: {lines[-1]}")
     fields = reply.content.config_records.get(RECORD, ConfigRecord())
     problem = fields.get(Field.PROBLEM)
     statement = fields.get(Field.STATEMENT)

@@ -10,7 +10,7 @@ scores with. Importing this package takes seconds; commands do so when they run.
 
 from patronage_protocol.policy.adapting import AdapterSlot, adapted, lora_groups
 from patronage_protocol.policy.base import BaseModel, check_same_base
-from patronage_protocol.policy.loading import load_base_model
+from patronage_protocol.policy.loading import load_base_model, shared_base_model
 from patronage_protocol.policy.scoring import completion_logprobs
 from patronage_protocol.policy.tokenising import TokenizedPair, length_check, tokenize_pairs
 
@@ -24,5 +24,6 @@ __all__ = [
     "length_check",
     "load_base_model",
     "lora_groups",
+    "shared_base_model",
     "tokenize_pairs",
 ]

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import replace
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +43,7 @@ from patronage_protocol.files import read_bytes, whole_folder, write_atomic
 from patronage_protocol.policy.base import BaseModel, Precision, tokenizer_digest, weights_digest
 from patronage_protocol.policy.tiny import tiny_model
 
-__all__ = ["choose_device", "choose_precision", "load_base_model"]
+__all__ = ["choose_device", "choose_precision", "load_base_model", "shared_base_model"]
 
 PACKAGE = "package:"
 _DIGESTS = "patronage-digests.json"
@@ -94,6 +95,29 @@ def load_base_model(
         else:
             base = _from_pretrained(_folder(name), name, chosen)
     return replace(base, model=_placed(base.model, place))
+
+
+def shared_base_model(
+    source: str | Path,
+    *,
+    precision: Precision | Literal["auto"] = "auto",
+    device: str = "auto",
+    cache: Path | None = None,
+) -> BaseModel:
+    """`load_base_model`, once: callers in one process that ask for the same model get the same object.
+
+    Everybody leaves it as they found it. The last model asked for is kept, and no other.
+
+    Raises:
+        UnavailableError, DataError, UsageError: as `load_base_model`.
+    """
+    place = choose_device(device, cuda=torch.cuda.is_available())
+    return _last_loaded(str(source), choose_precision(precision, device=place), place, cache)
+
+
+@lru_cache(maxsize=1)
+def _last_loaded(source: str, precision: Precision, device: str, cache: Path | None) -> BaseModel:
+    return load_base_model(source, precision=precision, device=device, cache=cache)
 
 
 def choose_device(requested: str, *, cuda: bool) -> str:

@@ -1,0 +1,110 @@
+"""The owner's Flower ClientApp: carries messages to `Owner` and its answers back. Decides nothing itself.
+
+A request is a ConfigRecord `patronage` of byte strings; so is an answer, with the adapter as one Array of raw
+safetensors bytes beside it. Whatever goes wrong is answered in words, so that the operator can log it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from patronage_client.home import OwnerHome
+from patronage_client.owner import Owner
+from patronage_protocol.envelopes import Envelope
+from patronage_protocol.errors import FormatError, PatronageError, UsageError
+from patronage_protocol.wire import ADAPTER, ADAPTER_TYPE, RECORD, Action, Field
+
+__all__ = ["app", "client_app"]
+
+HomeOf = Callable[[Context], Path]
+
+
+def home_of_node(context: Context) -> Path:
+    """The owner's folder that the node was started with.
+
+    Raises:
+        UsageError: the node configuration does not name one.
+    """
+    home = context.node_config.get("patronage-home")
+    if not isinstance(home, str):
+        raise UsageError(
+            "a node configuration with patronage-home",
+            got=f"the keys {sorted(context.node_config)}",
+            do="start the node with --node-config 'patronage-home=\"/path/to/owner\"'",
+        )
+    return Path(home)
+
+
+def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
+    """A ClientApp that answers for the owner whose folder `home_of` finds."""
+    app = ClientApp()
+
+    @app.query(Action.OFFER)
+    def offer(message: Message, context: Context) -> Message:
+        def answer(owner: Owner) -> RecordDict:
+            manifest, signature = _bytes(message, Field.MANIFEST), _bytes(message, Field.SIGNATURE)
+            return _statement(owner.offer(manifest, signature))
+
+        return _answer(message, context, home_of, answer)
+
+    @app.train(Action.TRAIN)
+    def train(message: Message, context: Context) -> Message:
+        return _answer(message, context, home_of, lambda owner: _statement(owner.train(_envelope(message))))
+
+    @app.query(Action.REVEAL)
+    def reveal(message: Message, context: Context) -> Message:
+        def answer(owner: Owner) -> RecordDict:
+            opening, adapter = owner.reveal(_envelope(message))
+            content = _statement(opening)
+            array = Array(dtype="uint8", shape=(len(adapter),), stype=ADAPTER_TYPE, data=adapter)
+            content[ADAPTER] = ArrayRecord({ADAPTER: array})
+            return content
+
+        return _answer(message, context, home_of, answer)
+
+    @app.query(Action.RECEIPT)
+    def receipt(message: Message, context: Context) -> Message:
+        def answer(owner: Owner) -> RecordDict:
+            owner.receipt(_envelope(message))
+            return _record({})
+
+        return _answer(message, context, home_of, answer)
+
+    return app
+
+
+def _answer(
+    message: Message, context: Context, home_of: HomeOf, answer: Callable[[Owner], RecordDict]
+) -> Message:
+    try:
+        content = answer(Owner(OwnerHome.load(home_of(context))))
+    except PatronageError as error:
+        content = _record({Field.PROBLEM: str(error).encode()})
+    return Message(content, reply_to=message)
+
+
+def _envelope(message: Message) -> Envelope:
+    return Envelope.decode(_bytes(message, Field.STATEMENT))
+
+
+def _bytes(message: Message, field: str) -> bytes:
+    record = message.content.config_records.get(RECORD)
+    value = record.get(field) if record is not None else None
+    if not isinstance(value, bytes):
+        raise FormatError(
+            f"a message with {field}", got=type(value).__name__, do="update the operator's side"
+        )
+    return value
+
+
+def _statement(envelope: Envelope) -> RecordDict:
+    return _record({Field.STATEMENT: envelope.encode()})
+
+
+def _record(fields: dict[str, bytes]) -> RecordDict:
+    return RecordDict({RECORD: ConfigRecord(dict(fields))})
+
+
+app = client_app()

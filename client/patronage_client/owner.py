@@ -1,0 +1,222 @@
+"""What an owner answers at each step of a round. Knows nothing of Flower: bytes in, signed statements out.
+
+The owner checks before it answers: that the operator it trusts signed the manifest, that its own name and
+key are in it, that its base model is the declared one, and, before it opens its commitment, that the
+commitment is among those that were closed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from patronage_client.home import OwnerHome
+from patronage_client.training import train_adapter
+from patronage_protocol.adapters import encode
+from patronage_protocol.canonical import Canonical, sha256
+from patronage_protocol.envelopes import Envelope, verify_detached
+from patronage_protocol.errors import LocalProtocolError, PatronageError, RemoteProtocolError
+from patronage_protocol.files import read_bytes, write_atomic
+from patronage_protocol.keys import PublicKey
+from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
+from patronage_protocol.messages import (
+    MAX_REASON,
+    Acceptance,
+    Commitment,
+    ReceiptRequest,
+    Refusal,
+    Reveal,
+    RevealRequest,
+    Statement,
+    TrainRequest,
+    commitment,
+    read_statement,
+    sign_statement,
+)
+from patronage_protocol.pair_files import LoadedPairs, read_pairs
+from patronage_protocol.policy import BaseModel, check_same_base, length_check, shared_base_model
+
+__all__ = ["Owner"]
+
+MAX_MANIFEST = 16 * 2**20
+MANIFEST, ADAPTER, RECORD = "manifest.json", "adapter.safetensors", "training.json"
+
+R = TypeVar("R", TrainRequest, RevealRequest, ReceiptRequest)
+
+
+class TrainingRecord(Canonical):
+    """What the owner remembers of a training that is finished."""
+
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Owner:
+    """An owner at its own machine."""
+
+    home: OwnerHome
+
+    @property
+    def name(self) -> str:
+        """The owner's name."""
+        return self.home.config.name
+
+    def offer(self, manifest_bytes: bytes, signature: bytes) -> Envelope:
+        """Answer an offer of terms with a signed acceptance, or a signed refusal that says why.
+
+        Raises:
+            RemoteProtocolError, FormatError, VerificationError: it is not an offer that can be answered,
+            since
+                the trusted operator did not make it or this owner is not in it.
+        """
+        manifest = self._authentic(manifest_bytes, signature)
+        try:
+            self._agree(manifest)
+        except PatronageError as error:
+            return self._sign(manifest, Refusal, reason=str(error)[:MAX_REASON])
+        folder = self.home.round_folder(manifest.consortium, manifest.round)
+        write_atomic(folder / MANIFEST, manifest_bytes)
+        return self._sign(manifest, Acceptance)
+
+    def train(self, request: Envelope) -> Envelope:
+        """Train on the own pairs, keep the adapter, and commit to it.
+
+        Raises:
+            PatronageError: nothing was accepted for that round, or training cannot be done.
+        """
+        _, manifest = self._request(request, TrainRequest)
+        digest = sha256(self._adapter(manifest))
+        return self._sign(manifest, Commitment, commitment=self._commitment(manifest, digest))
+
+    def reveal(self, request: Envelope) -> tuple[Envelope, bytes]:
+        """Open the commitment: the signed opening and the adapter's bytes.
+
+        Raises:
+            RemoteProtocolError: the closed list does not hold this owner's commitment.
+            PatronageError: there is nothing to reveal.
+        """
+        closed, manifest = self._request(request, RevealRequest)
+        folder = self.home.round_folder(manifest.consortium, manifest.round)
+        adapter = read_bytes(folder / ADAPTER, limit=manifest.intake.max_bytes)
+        digest = sha256(adapter)
+        if (self.name, self._commitment(manifest, digest)) not in closed.commitments:
+            raise RemoteProtocolError(
+                "the own commitment among those that were closed",
+                got=f"{len(closed.commitments)} commitments without it",
+                do="nothing is revealed; ask the operator for the ledger",
+                where="reveal §closed",
+            )
+        opening = self._sign(
+            manifest,
+            Reveal,
+            adapter=digest,
+            salt=self._salt(manifest, digest),
+            size=len(adapter),
+            pairs=TrainingRecord.decode(read_bytes(folder / RECORD, limit=MAX_MANIFEST)).pairs,
+        )
+        return opening, adapter
+
+    def receipt(self, request: Envelope) -> Path:
+        """Keep the receipt that the operator hands over; returns where it lies."""
+        handed, manifest = self._request(request, ReceiptRequest)
+        path = self.home.round_folder(manifest.consortium, manifest.round) / "receipt.tlog-proof"
+        write_atomic(path, handed.receipt.encode())
+        return path
+
+    def _authentic(self, manifest_bytes: bytes, signature: bytes) -> Manifest:
+        key = PublicKey.from_base64(self.home.config.operator_key)
+        verify_detached(MANIFEST_TYPE, manifest_bytes, signature, key)
+        manifest = Manifest.decode(manifest_bytes)
+        party = manifest.owner(self.name)
+        if party is None or party.key != self.home.key.public.text:
+            raise RemoteProtocolError(
+                f"the owner {self.name} with its own key in the manifest",
+                got="another key" if party else "no such owner",
+                do="register the public key with the operator",
+                where="open §owners",
+            )
+        return manifest
+
+    def _agree(self, manifest: Manifest) -> None:
+        accept = self.home.config.accept
+        if accept not in ("any", manifest.digest):
+            raise LocalProtocolError(
+                f"the manifest {accept}", got=manifest.digest, do="read the new terms and accept their digest"
+            )
+        check_same_base(manifest.base_model, self._base(manifest))
+        self._pairs(manifest, self._base(manifest))
+
+    def _request(self, envelope: Envelope, kind: type[R]) -> tuple[R, Manifest]:
+        """The operator's request and the manifest it belongs to, which this owner must have accepted."""
+        key = PublicKey.from_base64(self.home.config.operator_key)
+        claimed = kind.decode(envelope.open(kind.media_type, key))
+        folder = self.home.round_folder(claimed.consortium, claimed.round)
+        manifest = Manifest.decode(read_bytes(folder / MANIFEST, limit=MAX_MANIFEST))
+        request = read_statement(envelope, kind, manifest=manifest, author=manifest.operator.name, key=key)
+        if request.owner != self.name:
+            raise RemoteProtocolError(
+                f"a request to {self.name}",
+                got=request.owner,
+                do="it is not answered",
+                where="request §owner",
+            )
+        return request, manifest
+
+    def _base(self, manifest: Manifest) -> BaseModel:
+        config = self.home.config
+        precision = manifest.base_model.precision if config.precision == "auto" else config.precision
+        return shared_base_model(
+            config.base_model, precision=precision, device=config.device, cache=self.home.cache
+        )
+
+    def _pairs(self, manifest: Manifest, base: BaseModel) -> LoadedPairs:
+        return read_pairs(
+            self.home.data,
+            on_bad_row=self.home.config.on_bad_row,
+            check=length_check(base, manifest.dpo.max_length),
+        )
+
+    def _adapter(self, manifest: Manifest) -> bytes:
+        """The bytes of the adapter of this round: trained once, then kept."""
+        folder = self.home.round_folder(manifest.consortium, manifest.round)
+        if (folder / ADAPTER).exists():
+            return read_bytes(folder / ADAPTER, limit=manifest.intake.max_bytes)
+        base = self._base(manifest)
+        pairs = self._pairs(manifest, base).pairs
+        trained = train_adapter(
+            base,
+            pairs,
+            dpo=manifest.dpo,
+            lora=manifest.lora,
+            workdir=folder / "training",
+            threads=self.home.config.threads or None,
+        )
+        adapter = encode(trained.tensors)
+        write_atomic(folder / RECORD, TrainingRecord(pairs=len(pairs)).encode())
+        write_atomic(folder / ADAPTER, adapter)
+        return adapter
+
+    def _salt(self, manifest: Manifest, adapter: str) -> str:
+        """Secret until revealed, the same after a restart: Ed25519 signatures are deterministic, RFC 8032."""
+        message = f"patronage salt v1\n{manifest.digest}\n{adapter}\n"
+        return sha256(self.home.key.sign(message.encode()))
+
+    def _commitment(self, manifest: Manifest, adapter: str) -> str:
+        return commitment(
+            consortium=manifest.consortium,
+            round_number=manifest.round,
+            owner=self.name,
+            salt=self._salt(manifest, adapter),
+            adapter=adapter,
+        )
+
+    def _sign(self, manifest: Manifest, kind: type[Statement], **fields: object) -> Envelope:
+        statement = kind.model_validate(
+            {
+                "consortium": manifest.consortium,
+                "round": manifest.round,
+                "manifest": manifest.digest,
+                "author": self.name,
+                **fields,
+            }
+        )
+        return sign_statement(statement, self.home.key)

@@ -1,0 +1,105 @@
+"""The operator's book: the ledger's store and the round that its entries add up to.
+
+An entry is written only after the state machine has taken it, so whatever is in the store can be replayed,
+and a restarted operator stands where it stood.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from patronage_protocol.entries import AnyEntry, Opened, Paid, decode_entry
+from patronage_protocol.envelopes import sign_detached
+from patronage_protocol.errors import LocalProtocolError
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger import Ledger
+from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
+from patronage_protocol.publish import publish
+from patronage_protocol.receipts import make_receipt
+from patronage_protocol.rounds import Round, follow
+from patronage_protocol.strict import base64_text
+
+__all__ = ["Book"]
+
+Listener = Callable[[AnyEntry, Round], None]
+
+
+class Book:
+    """An open ledger and the state that its entries lead to.
+
+    `listener` is called after each entry that was stored, with the new state.
+    """
+
+    def __init__(self, ledger: Ledger, published: Path, listener: Listener | None = None) -> None:
+        self._ledger = ledger
+        self._published = published
+        self._listener = listener
+        self._rounds: tuple[Round, ...] = ()
+        for entry in ledger.entries():
+            self._rounds = follow(self._rounds, decode_entry(entry), ledger.blob)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The store."""
+        return self._ledger
+
+    @property
+    def state(self) -> Round:
+        """Where the round stands.
+
+        Raises:
+            LocalProtocolError: no round was opened.
+        """
+        if not self._rounds:
+            raise LocalProtocolError("a ledger with a round", got="an empty one", do="open a round first")
+        return self._rounds[-1]
+
+    def open_round(self, manifest: Manifest, key: PrivateKey, time: int) -> None:
+        """Open the round, unless the book already holds it.
+
+        Raises:
+            RemoteProtocolError: an earlier round is not final, or this is not the one that follows it.
+        """
+        if any(known.manifest.digest == manifest.digest for known in self._rounds):
+            return
+        data = manifest.encode()
+        signature = base64_text(sign_detached(MANIFEST_TYPE, data, key))
+        self.record(Opened(time=time, manifest=self._ledger.put_blob(data), signature=signature))
+
+    def record(self, *entries: AnyEntry) -> None:
+        """Take entries into the round and store them, all or none.
+
+        Raises:
+            RemoteProtocolError, FormatError, VerificationError: one breaks the rules; nothing was stored.
+            UnavailableError: they could not be stored; the state is as it was.
+        """
+        rounds = self._rounds
+        states = []
+        for entry in entries:
+            rounds = follow(rounds, entry, self._ledger.blob)
+            states.append(rounds[-1])
+        self._ledger.append([entry.encode() for entry in entries])
+        self._rounds = rounds
+        if self._listener is not None:
+            for entry, state in zip(entries, states, strict=True):
+                self._listener(entry, state)
+
+    def check(self, *entries: AnyEntry) -> None:
+        """Raise what `record` would raise for breaking the rules, and store nothing."""
+        rounds = self._rounds
+        for entry in entries:
+            rounds = follow(rounds, entry, self._ledger.blob)
+
+    def publish(self) -> None:
+        """Write the static ledger that everybody reads."""
+        publish(self._ledger, self._published)
+
+    def receipts(self) -> dict[str, str]:
+        """For each owner of the last round the proof that its payment is in the ledger."""
+        receipts: dict[str, str] = {}
+        for index, data in enumerate(self._ledger.entries()):
+            entry = decode_entry(data)
+            if isinstance(entry, Opened):
+                receipts.clear()
+            if isinstance(entry, Paid):
+                receipts[entry.owner] = make_receipt(self._ledger, index).encode().decode()
+        return receipts

@@ -1,0 +1,87 @@
+"""The operator's work with the base model: score the players on the held-out pairs, export their sum.
+
+Everything else of a round needs no torch.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from patronage_protocol.adapters import Tensors
+from patronage_protocol.canonical import sha256
+from patronage_protocol.errors import LocalProtocolError
+from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
+from patronage_protocol.files import read_bytes
+from patronage_protocol.held_out import HeldOutSet
+from patronage_protocol.pair_files import read_pairs
+from patronage_protocol.policy import check_same_base, shared_base_model, tokenize_pairs
+from patronage_protocol.preferences import PreferencePair
+from patronage_protocol.rounds import Round
+from patronage_server.evaluation import score_adapters
+from patronage_server.export import export_adapter
+from patronage_server.home import OperatorHome
+
+__all__ = ["evaluate_round", "export_round"]
+
+SECRET_BYTES = 32
+
+
+def evaluate_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensors]) -> MarginEvidence:
+    """The margins of every player on every held-out pair.
+
+    Args:
+        home: the operator's folder, which holds the held-out pairs.
+        state: the round, ready to be scored.
+        adapters: player to tensors.
+
+    Raises:
+        LocalProtocolError: the base model or the held-out pairs are not those of the manifest.
+        UsageError: a margin is not finite or out of range.
+    """
+    manifest = state.manifest
+    pairs = read_pairs(home.held_out).pairs
+    secret = read_bytes(home.path / "held-out.secret", limit=SECRET_BYTES)
+    commitment = HeldOutSet(pairs, secret).commitment
+    if commitment != manifest.held_out:
+        raise LocalProtocolError(
+            f"held-out pairs with the root {manifest.held_out.root}",
+            got=commitment.root,
+            do="restore held-out.jsonl and held-out.secret",
+        )
+    base = shared_base_model(
+        home.config.base_model,
+        precision=manifest.base_model.precision,
+        device=home.config.device,
+        cache=home.cache,
+    )
+    check_same_base(manifest.base_model, base)
+    margins = score_adapters(
+        base,
+        {player: adapters[player] for player in state.players},
+        tokenize_pairs(base, pairs, max_length=manifest.dpo.max_length),
+        lora=manifest.lora,
+        beta=manifest.dpo.beta,
+    )
+    return MarginEvidence.from_margins(_header(state, pairs), margins)
+
+
+def export_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensors]) -> str:
+    """Write the sum of all players' adapters as one PEFT folder; returns the digest of its weights."""
+    weights = export_adapter(
+        [adapters[player] for player in state.players],
+        lora=state.manifest.lora,
+        base_model=state.manifest.base_model.name,
+        out=home.exported,
+    )
+    return sha256(weights.read_bytes())
+
+
+def _header(state: Round, pairs: Sequence[PreferencePair]) -> EvidenceHeader:
+    clusters: dict[str, int] = {}
+    labels = sorted({pair.source for pair in pairs})
+    return EvidenceHeader(
+        players=state.players,
+        adapters=tuple(state.reveals[player].adapter for player in state.players),
+        clusters=tuple(clusters.setdefault(pair.prompt_digest, len(clusters)) for pair in pairs),
+        sources=tuple(labels.index(pair.source) for pair in pairs),
+        labels=tuple(labels),
+        scale_bits=state.manifest.game.scale_bits,
+    )
