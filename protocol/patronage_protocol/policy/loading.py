@@ -16,8 +16,7 @@ import io
 import json
 import struct
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, files
@@ -35,12 +34,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from patronage_protocol.canonical import strict_json
 from patronage_protocol.errors import DataError, PatronageError, UnavailableError, UsageError
 from patronage_protocol.files import read_bytes, whole_folder, write_atomic
 from patronage_protocol.policy.base import BaseModel, Precision, tokenizer_digest, weights_digest
+from patronage_protocol.policy.quiet import quiet_transformers
 from patronage_protocol.policy.tiny import tiny_model
 
 __all__ = ["choose_device", "choose_precision", "load_base_model", "shared_base_model"]
@@ -87,7 +86,7 @@ def load_base_model(
     place = choose_device(device, cuda=torch.cuda.is_available())
     chosen = choose_precision(precision, device=place)
     name = str(source)
-    with _quiet_transformers():
+    with quiet_transformers(), nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
         if name == "tiny":
             base = _described(*tiny_model(_DTYPES[chosen]), name, chosen)
         elif (file := _gguf_file(name)) is not None:
@@ -314,18 +313,3 @@ def _file_digest(file: Path) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No advice on stderr while a model loads; on a terminal, the progress of de-quantising alone."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -24,7 +24,14 @@ from transformers import PreTrainedModel
 from patronage_protocol.errors import UnavailableError, UsageError
 from patronage_protocol.policy.tokenising import TokenizedPair
 
-__all__ = ["completion_logprobs", "default_batch_tokens", "shares_prompts"]
+__all__ = [
+    "Batch",
+    "completion_logprobs",
+    "default_batch_tokens",
+    "pair_batch",
+    "sequence_logprobs",
+    "shares_prompts",
+]
 
 # Rows of logits that are in float32 at one time; in larger pieces the sums leave the processor's cache.
 _PIECE = 128
@@ -43,14 +50,21 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Rows as tensors. The k-th prediction is made at (rows[k], columns[k]), of targets[k], for slots[k]."""
+class Batch:
+    """Rows as tensors. The k-th prediction is made at (rows[k], columns[k]) and is right with targets[k].
 
-    inputs: dict[str, Tensor]
+    Predictions stand completion after completion, as long as `lengths` says, for the entries `slots` of a
+    flat result.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    segments: Tensor
     rows: Tensor
     columns: Tensor
     targets: Tensor
-    slots: NDArray[np.int64]
+    lengths: tuple[int, ...]
+    slots: tuple[int, ...]
 
 
 def completion_logprobs(
@@ -79,16 +93,17 @@ def completion_logprobs(
     sums = np.zeros(2 * len(pairs))
     done = 0
     for members in _batches(rows, batch_tokens or default_batch_tokens(model.device)):
-        batch = _on_device(members, model.device)
+        batch = _batch(members)
         try:
-            values = _token_logprobs(model, batch)
+            with torch.inference_mode():
+                values = sequence_logprobs(model, batch)
         except torch.OutOfMemoryError as error:
             raise UnavailableError(
-                f"memory on {model.device} for a batch of {batch.inputs['input_ids'].numel()} tokens",
+                f"memory on {model.device} for a batch of {batch.input_ids.numel()} tokens",
                 got=str(error).splitlines()[0],
                 do="lower batch_tokens, or use another device",
             ) from error
-        sums += np.bincount(batch.slots, weights=values, minlength=len(sums))
+        sums[list(batch.slots)] = values.cpu().numpy()
         done += len(members)
         if progress is not None:
             progress(done, len(rows))
@@ -99,6 +114,42 @@ def completion_logprobs(
             do="use float32, or check the model and the adapter",
         )
     return sums.reshape(-1, 2)
+
+
+def sequence_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The summed log-probability of every completion of a batch, in float64; can be differentiated.
+
+    The output head gets only the hidden states that predict a token of a completion.
+    """
+    device = model.device
+    rows, columns, targets = (part.to(device) for part in (batch.rows, batch.columns, batch.targets))
+    shared = len(batch.lengths) > len(batch.input_ids)
+
+    def only_predictions(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0][rows, columns][None], *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(only_predictions)
+    try:
+        logits = model(
+            input_ids=batch.input_ids.to(device),
+            position_ids=batch.positions.to(device),
+            attention_mask=_sees(batch.segments.to(device)) if shared else None,
+            use_cache=False,
+        ).logits[0]
+    finally:
+        handle.remove()
+    tokens = [
+        piece.gather(1, wanted[:, None])[:, 0] - piece.logsumexp(1)
+        for piece, wanted in zip(
+            (part.float() for part in logits.split(_PIECE)), targets.split(_PIECE), strict=True
+        )
+    ]
+    return torch.stack([part.sum() for part in torch.cat(tokens).double().split(batch.lengths)])
+
+
+def pair_batch(pairs: Sequence[TokenizedPair]) -> Batch:
+    """Pairs with shared prompts as one batch, slots 2 i and 2 i + 1 for the completions of the i-th."""
+    return _batch(_rows(pairs, share=True))
 
 
 def default_batch_tokens(device: torch.device) -> int:
@@ -142,37 +193,32 @@ def _batches(rows: list[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _on_device(members: list[_Row], device: torch.device) -> _Batch:
+def _batch(members: list[_Row]) -> Batch:
     width = max(len(row) for row in members)
-    tokens, positions, segments = (np.zeros((len(members), width), dtype=np.int64) for _ in range(3))
+    tokens, segments = (np.zeros((len(members), width), dtype=np.int64) for _ in range(2))
+    positions = np.tile(np.arange(width), (len(members), 1))
     predictions: list[NDArray[np.int64]] = []
     for index, row in enumerate(members):
-        start = len(row.prompt)
-        tokens[index, :start] = row.prompt
-        positions[index] = np.arange(width)
-        for number, (completion, slot) in enumerate(zip(row.completions, row.slots, strict=True), start=1):
+        start = prompt = len(row.prompt)
+        tokens[index, :prompt] = row.prompt
+        for number, completion in enumerate(row.completions, start=1):
             end = start + len(completion)
             tokens[index, start:end] = completion
-            positions[index, start:end] = np.arange(len(completion)) + len(row.prompt)
+            positions[index, start:end] = np.arange(prompt, prompt + len(completion))
             segments[index, start:end] = number
-            seen_from = np.concatenate([[len(row.prompt) - 1], np.arange(start, end - 1)])
-            predictions.append(
-                np.stack(
-                    [np.full(len(completion), index), seen_from, completion, np.full(len(completion), slot)]
-                )
-            )
+            seen_from = np.concatenate([[prompt - 1], np.arange(start, end - 1)])
+            predictions.append(np.stack([np.full(len(completion), index), seen_from, completion]))
             start = end
-    rows, columns, targets, slots = np.concatenate(predictions, axis=1)
-    inputs = {"input_ids": torch.from_numpy(tokens).to(device)}
-    if len(members[0].completions) == 2:
-        inputs["position_ids"] = torch.from_numpy(positions).to(device)
-        inputs["attention_mask"] = _sees(torch.from_numpy(segments).to(device))
-    return _Batch(
-        inputs=inputs,
-        rows=torch.from_numpy(rows).to(device),
-        columns=torch.from_numpy(columns).to(device),
-        targets=torch.from_numpy(targets).to(device),
-        slots=slots,
+    rows, columns, targets = torch.from_numpy(np.concatenate(predictions, axis=1))
+    return Batch(
+        input_ids=torch.from_numpy(tokens),
+        positions=torch.from_numpy(positions),
+        segments=torch.from_numpy(segments),
+        rows=rows,
+        columns=columns,
+        targets=targets,
+        lengths=tuple(len(completion) for row in members for completion in row.completions),
+        slots=tuple(slot for row in members for slot in row.slots),
     )
 
 
@@ -185,24 +231,3 @@ def _sees(segments: Tensor) -> Tensor:
     causal = torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
     apart = (segments[:, :, None] == 2) & (segments[:, None, :] == 1)
     return (causal & ~apart)[:, None]
-
-
-def _token_logprobs(model: PreTrainedModel, batch: _Batch) -> NDArray[np.float64]:
-    """log pi of every predicted token. The head sees only the hidden states that predict one."""
-
-    def only_predictions(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0][batch.rows, batch.columns][None], *inputs[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(only_predictions)
-    try:
-        with torch.inference_mode():
-            logits = model(**batch.inputs, use_cache=False).logits[0]
-            values = [
-                piece.gather(1, wanted[:, None])[:, 0] - piece.logsumexp(1)
-                for piece, wanted in zip(
-                    (part.float() for part in logits.split(_PIECE)), batch.targets.split(_PIECE), strict=True
-                )
-            ]
-            return torch.cat(values).double().cpu().numpy()
-    finally:
-        handle.remove()

@@ -1,0 +1,211 @@
+# mypy: allow-untyped-calls
+"""An owner's training: preference pairs in, one LoRA adapter out, and nothing else changed.
+
+DPO (Rafailov et al. 2023, arXiv 2305.18290) by TRL's DPOTrainer on a PEFT LoRA model that starts from the
+round's common adapter. The base model is shared, not copied: the trainer gets a second skeleton of modules
+around the same frozen tensors, so that whatever it wraps and patches is thrown away with the skeleton.
+
+Same base model, pairs, terms, software, kind of processor and number of threads: same bytes, also after an
+interruption. Checkpoints lie in a folder named by the first three of these, and are removed at the end.
+"""
+
+import copy
+import random
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import PreTrainedModel, PrinterCallback
+
+from patronage_client.dpo_trainer import (
+    PairTrainer,
+    Watch,
+    lora_config,
+    pair_dataset,
+    resumable,
+    trainer_arguments,
+)
+from patronage_protocol.adapters import Tensors, encode, initial
+from patronage_protocol.canonical import canonical_bytes, sha256
+from patronage_protocol.errors import UnavailableError, UsageError
+from patronage_protocol.manifest import DpoTerms, LoraTerms
+from patronage_protocol.policy import BaseModel, TokenizedPair, completion_logprobs, tokenize_pairs
+from patronage_protocol.policy.quiet import quiet_transformers
+from patronage_protocol.policy.scoring import shares_prompts
+from patronage_protocol.preferences import PreferencePair
+
+__all__ = ["TrainedAdapter", "TrainingStatistics", "train_adapter"]
+
+
+@dataclass(frozen=True)
+class TrainingStatistics:
+    """What happened: pairs, optimiser steps, the loss of the last step in nats, wall time of this call."""
+
+    pairs: int
+    steps: int
+    final_loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """An adapter, the digest of its canonical bytes, and how it came about."""
+
+    tensors: dict[str, NDArray[np.float32]]
+    digest: str
+    statistics: TrainingStatistics
+
+
+def train_adapter(
+    base: BaseModel,
+    pairs: Sequence[PreferencePair],
+    *,
+    dpo: DpoTerms,
+    lora: LoraTerms,
+    workdir: Path,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    save_memory: bool = False,
+) -> TrainedAdapter:
+    """Train on `pairs` from the round's initial adapter.
+
+    Args:
+        base: the base model; it is left exactly as it was.
+        pairs: the owner's pairs.
+        dpo: how to train.
+        lora: what to train, and from where.
+        workdir: where checkpoints go; an interrupted call that is repeated goes on from the last one.
+        progress: called with (steps done, steps in all).
+        threads: of torch on the CPU; None leaves it as it is.
+        checkpoint_seconds: the least time between two checkpoints.
+        save_memory: recompute activations in the backward pass: less memory, a third more time.
+
+    Raises:
+        UsageError: no pairs, a loss or an adapter that is not finite, or a GPU other than the first.
+        DataError: a pair that does not fit the length.
+        UnavailableError: not enough memory on the device, or no room in `workdir`.
+    """
+    if not pairs:
+        raise UsageError("at least one preference pair", got="none", do="check the file", where="training")
+    if base.device.type == "cuda" and base.device.index not in (None, 0):
+        raise UsageError(
+            "the first visible GPU for training",
+            got=str(base.device),
+            do=f"set CUDA_VISIBLE_DEVICES={base.device.index} and use cuda",
+        )
+    started = time.monotonic()
+    tokens = tokenize_pairs(base, pairs, max_length=dpo.max_length)
+    folder = workdir / _job(base, tokens, dpo, lora)
+    with _undisturbed(threads):
+        try:
+            reference = completion_logprobs(base.model, tokens)
+            trainer = _trainer(base, tokens, reference, folder, dpo=dpo, lora=lora, save_memory=save_memory)
+            trainer.add_callback(Watch(progress, checkpoint_seconds))
+            trainer.train(resume_from_checkpoint=resumable(folder))
+            tensors = _tensors(trainer.adapted_model, lora)
+        except torch.OutOfMemoryError as error:
+            raise UnavailableError(
+                f"memory on {base.device} to train with batches of {dpo.batch_size} pairs",
+                got=str(error).splitlines()[0],
+                do="set save_memory, use another device, or ask for terms with smaller batches",
+            ) from error
+        except OSError as error:
+            raise UnavailableError(
+                f"room for checkpoints in {workdir}",
+                got=error.strerror or str(error),
+                do="free some room, or choose another folder",
+            ) from error
+    digest = sha256(encode(tensors))
+    shutil.rmtree(folder, ignore_errors=True)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    statistics = TrainingStatistics(
+        pairs=len(pairs),
+        steps=trainer.state.global_step,
+        final_loss=losses[-1],
+        seconds=time.monotonic() - started,
+    )
+    return TrainedAdapter(tensors, digest, statistics)
+
+
+def _job(base: BaseModel, tokens: Sequence[TokenizedPair], dpo: DpoTerms, lora: LoraTerms) -> str:
+    """A folder name for what is trained, so that no checkpoint of another training is taken up."""
+    ids = [[list(pair.prompt), list(pair.chosen), list(pair.rejected)] for pair in tokens]
+    return f"training-{sha256(canonical_bytes([base.weights, ids, dpo.digest, lora.digest]))[:32]}"
+
+
+def _trainer(
+    base: BaseModel,
+    tokens: Sequence[TokenizedPair],
+    reference: NDArray[np.float64],
+    folder: Path,
+    *,
+    dpo: DpoTerms,
+    lora: LoraTerms,
+    save_memory: bool,
+) -> PairTrainer:
+    trainer = PairTrainer(
+        share_prompts=shares_prompts(base.model),
+        model=_skeleton(base.model),
+        args=trainer_arguments(base, dpo, folder, save_memory=save_memory),
+        train_dataset=pair_dataset(tokens, reference),
+        processing_class=copy.deepcopy(base.tokenizer),
+        peft_config=lora_config(lora),
+    )
+    trainer.remove_callback(PrinterCallback)
+    # With the name of a base model, PEFT asks the hub about it at every checkpoint.
+    config: Any = trainer.adapted_model.peft_config
+    config["default"].base_model_name_or_path = None
+    _start_from(trainer.adapted_model, initial(lora))
+    return trainer
+
+
+def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of its own with the same tensors: modules are copied, parameters and buffers are shared."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def _start_from(model: PeftModel, tensors: Tensors) -> None:
+    outcome: Any = set_peft_model_state_dict(
+        model, {name: torch.tensor(value) for name, value in tensors.items()}
+    )
+    left_out = [key for key in outcome.missing_keys if "lora_" in key]
+    if outcome.unexpected_keys or left_out:
+        raise UsageError(
+            "LoRA modules as the terms of the round name them",
+            got=f"a model with others ({(outcome.unexpected_keys or left_out)[0]})",
+            do="check that the base model is that of the round",
+        )
+
+
+def _tensors(model: PeftModel, lora: LoraTerms) -> dict[str, NDArray[np.float32]]:
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: state[name].detach().float().cpu().numpy().copy() for name in lora.shapes()}
+
+
+@contextmanager
+def _undisturbed(threads: int | None) -> Iterator[None]:
+    """What training sets for the whole process is put back: random states, threads, verbosity, warnings."""
+    before = torch.get_num_threads()
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the state that trainers seed)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with quiet_transformers(), torch.random.fork_rng(), warnings.catch_warnings():
+            # peft 0.21 and trl 1.16 read a property of transformers 5.23 by its old name.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            yield
+    finally:
+        torch.set_num_threads(before)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
