@@ -5,6 +5,7 @@
 | `enumeration` | all                                                   | up to 22     |
 | `polynomial`  | weights `sum`; `win` where the lattice is small       | thousands    |
 | `closed_form` | the semivalue leave-one-out                           | any          |
+| `sampling`    | all                                                   | thousands    |
 """
 
 from dataclasses import dataclass
@@ -19,18 +20,23 @@ from patronage_protocol.valuation.composition import Composition, Weights, check
 from patronage_protocol.valuation.enumeration import MOST_OWNERS, enumerate_coalitions
 from patronage_protocol.valuation.intervals import IntervalSpec, bootstrap, power_of_round
 from patronage_protocol.valuation.margins import Margins, check_clusters, check_margins
-from patronage_protocol.valuation.polynomial import polynomial_shares
+from patronage_protocol.valuation.polynomial import lattice_work, polynomial_shares
 from patronage_protocol.valuation.results import Certificate, Method, Saturation, ValuationResult
+from patronage_protocol.valuation.sampling import SamplingSpec, sample_shares
 from patronage_protocol.valuation.semivalues import Semivalue, check_semivalue
 from patronage_protocol.valuation.utilities import Utility, check_utility, slope, utility_of
 
 __all__ = ["MethodChoice", "value"]
 
-MethodChoice = Literal["auto", "enumeration", "polynomial"]
+MethodChoice = Literal["auto", "enumeration", "polynomial", "sampling"]
 
 FEW_OWNERS = 12
 """Up to here `auto` enumerates, for the sake of the coalition values."""
 ENUMERATION_TOLERANCE = 1e-12
+SAMPLING_GAP = 1e-8
+"""Permutations telescope: what is left is the error of the control variate."""
+MOST_LATTICE_WORK = 4e9
+"""Factors of products on a lattice that `auto` is willing to multiply: about a minute."""
 
 
 def value(
@@ -43,6 +49,7 @@ def value(
     clusters: NDArray[np.int64] | None = None,
     tolerance: float = 1e-9,
     method: MethodChoice = "auto",
+    sampling: SamplingSpec = SamplingSpec(),  # noqa: B008 - frozen
     interval: IntervalSpec | None = IntervalSpec(),  # noqa: B008 - frozen
     keep_pair_shares: bool = True,
     threads: int | None = None,
@@ -59,6 +66,7 @@ def value(
         clusters: (M,) the prompt of each pair; every pair its own by default.
         tolerance: the largest error allowed in any share.
         method: `auto` picks one and says why in the certificate.
+        sampling: how long `sampling` samples; the other methods have no use for it.
         interval: how intervals and power are made; None for neither, which also saves time.
         keep_pair_shares: whether the result holds the (n, M) pair shares.
         threads: how many threads may work; every core by default. The result does not depend on it.
@@ -74,6 +82,7 @@ def value(
         check_utility(utility),
         check_semivalue(semivalue),
         _check_tolerance(tolerance),
+        sampling,
         keep_pair_shares or interval is not None,
         check_threads(threads),
     )
@@ -113,6 +122,7 @@ class _Game:
     utility: Utility
     semivalue: Semivalue
     tolerance: float
+    sampling: SamplingSpec
     pairwise: bool
     threads: int
 
@@ -137,40 +147,55 @@ class _Found:
 
 
 def _choose(game: _Game, composition: Composition, method: str) -> tuple[Method, str]:
+    """The method, and why; what was asked for if it can be done.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if method == "auto":
+        return _pick(game, composition)
     if method not in get_args(MethodChoice):
         raise UsageError(
             f"a method out of {', '.join(get_args(MethodChoice))}", got=repr(method), do="choose one of them"
         )
-    n = game.owners
-    if game.semivalue.kind == "leave_one_out" and method == "auto":
-        return "closed_form", "leave-one-out is a difference of two values"
-    if method == "enumeration" or (method == "auto" and n <= FEW_OWNERS):
-        if n > MOST_OWNERS:
+    if method == "enumeration":
+        if game.owners > MOST_OWNERS:
             raise UsageError(
-                f"at most {MOST_OWNERS} owners for enumeration", got=f"{n}", do="use method='auto'"
+                f"at most {MOST_OWNERS} owners for enumeration", got=f"{game.owners}", do="use method='auto'"
             )
-        reason = f"{n} owners have only {1 << n} coalitions" if method == "auto" else "asked for"
-        return "enumeration", reason
-    smooth = composition.additive and game.utility != "win"
-    if method == "polynomial" or (method == "auto" and smooth):
-        if not composition.additive or game.semivalue.kind == "leave_one_out":
-            raise UsageError(
-                "weights='sum' and a semivalue other than leave_one_out for the polynomial method",
-                got=f"weights={composition.weights!r}, semivalue={str(game.semivalue)!r}",
-                do="use method='auto'",
-            )
-        reason = f"margins add up, and {n} owners are too many to enumerate quickly"
-        return "polynomial", reason if method == "auto" else "asked for"
-    if n <= MOST_OWNERS:
-        return (
-            "enumeration",
-            f"the game is not a smooth function of a sum; {1 << n} coalitions can be enumerated",
+        return "enumeration", "asked for"
+    if game.semivalue.kind == "leave_one_out":
+        raise UsageError(
+            "method auto or enumeration for the semivalue leave_one_out",
+            got=repr(method),
+            do="use method='auto'",
         )
-    raise UsageError(
-        f"at most {MOST_OWNERS} owners for utility {game.utility!r} with weights {composition.weights!r}",
-        got=f"{n}",
-        do="use weights='sum' and a smooth utility",
-    )
+    if method == "sampling":
+        return "sampling", "asked for"
+    if not composition.additive:
+        raise UsageError(
+            "weights='sum' for the polynomial method",
+            got=f"weights={composition.weights!r}",
+            do="use method='auto'",
+        )
+    return "polynomial", "asked for"
+
+
+def _pick(game: _Game, composition: Composition) -> tuple[Method, str]:
+    n = game.owners
+    if game.semivalue.kind == "leave_one_out":
+        return "closed_form", "leave-one-out is a difference of two values"
+    if n <= FEW_OWNERS:
+        return "enumeration", f"{n} owners have only {1 << n} coalitions"
+    if composition.additive and game.utility != "win":
+        return "polynomial", f"margins add up, and {n} owners are too many to enumerate quickly"
+    if n <= MOST_OWNERS:
+        return "enumeration", f"no smooth function of a sum, but {1 << n} coalitions can be enumerated"
+    if composition.additive and game.fixed_point is not None:
+        work = lattice_work(_lattice_margins(game.fixed_point))
+        if work <= MOST_LATTICE_WORK:
+            return "polynomial", f"margins lie on a lattice that takes {work:.1e} factors"
+    return "sampling", f"no exact method serves {n} owners with this utility and composition"
 
 
 def _enumeration(game: _Game, composition: Composition) -> _Found:
@@ -183,7 +208,7 @@ def _enumeration(game: _Game, composition: Composition) -> _Found:
 
 
 def _polynomial(game: _Game, composition: Composition) -> _Found:
-    margins = composition.rows if game.fixed_point is None else game.fixed_point.astype(np.float64)
+    margins = composition.rows if game.fixed_point is None else _lattice_margins(game.fixed_point)
     found = polynomial_shares(
         margins, game.utility, game.semivalue, tolerance=game.tolerance, threads=game.threads
     )
@@ -197,17 +222,27 @@ def _polynomial(game: _Game, composition: Composition) -> _Found:
 
 
 def _closed_form(game: _Game, composition: Composition) -> _Found:
-    n = game.owners
-    grand = _grand(game, composition)
-    everybody = ~np.eye(n, dtype=np.bool_)
-    without = np.concatenate(
-        [utility_of(composition.margins(rows), game.utility) for rows in np.array_split(everybody, n)]
-    )
-    by_pair = grand - without
-    return _Found(by_pair.mean(axis=1), by_pair, None, ENUMERATION_TOLERANCE, {"coalitions": n + 1})
+    x = composition.rows.sum(axis=0) - composition.rows
+    if composition.mass is not None:
+        mass = composition.mass.sum() - composition.mass
+        x = x / np.where(mass > 0, mass, 1.0)[:, None]
+    by_pair = _grand(game, composition) - utility_of(x, game.utility)
+    return _Found(by_pair.mean(axis=1), by_pair, None, ENUMERATION_TOLERANCE, {"coalitions": game.owners + 1})
 
 
-_METHODS = {"enumeration": _enumeration, "polynomial": _polynomial, "closed_form": _closed_form}
+def _sampling(game: _Game, composition: Composition) -> _Found:
+    found = sample_shares(composition, game.utility, game.semivalue, game.sampling, game.threads)
+    error = float(found.standard_errors.max())
+    nodes = {"permutations": 2 * found.permutations}
+    return _Found(found.pair_shares.mean(axis=1), found.pair_shares, None, error, nodes)
+
+
+_METHODS = {
+    "enumeration": _enumeration,
+    "polynomial": _polynomial,
+    "closed_form": _closed_form,
+    "sampling": _sampling,
+}
 
 
 def _grand(game: _Game, composition: Composition) -> NDArray[np.float64]:
@@ -228,7 +263,11 @@ def _certify(
         raise VerificationError(
             "finite shares", got="others", do="report this: the method failed", where="valuation"
         )
-    tolerance = game.tolerance if method == "polynomial" else found.error_bound * game.owners
+    exact = method in ("enumeration", "closed_form")
+    scale = 1.0 + float(np.abs(_grand(game, composition)).max())
+    tolerance = ENUMERATION_TOLERANCE * game.owners * scale if exact else game.tolerance
+    if method == "sampling":
+        tolerance = SAMPLING_GAP
     gap: float | None = None
     if game.semivalue.efficient:
         grand = _grand(game, composition)
@@ -244,6 +283,12 @@ def _certify(
                 where="valuation",
             )
     return Certificate(method, reason, found.error_bound, gap, tolerance, found.nodes)
+
+
+def _lattice_margins(values: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Fixed-point margins in the coarsest unit that keeps them integers, as float64."""
+    unit = int(np.gcd.reduce(np.abs(values.astype(np.int64)), axis=None))
+    return values.astype(np.float64) / max(unit, 1)
 
 
 def _saturation(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from patronage_protocol.valuation import _compiled
 from patronage_protocol.valuation._threads import in_order
 from patronage_protocol.valuation.composition import Composition
 from patronage_protocol.valuation.semivalues import Semivalue, size_weights
@@ -35,6 +36,10 @@ MOST_OWNERS = 22
 TAME = 300.0
 """Largest sum of |a_ij| over the owners of a pair for which tables of exp(-x) are used."""
 
+MILD = 170.0
+"""The same for the compiled kernel, which multiplies four terms 1 + exp(-x)."""
+
+LOW_BITS = 10
 BLOCK_PAIRS = 256
 BLOCK_ELEMENTS = 1 << 16
 """Elements of one scratch array: half a megabyte, which stays in the second-level cache."""
@@ -68,24 +73,10 @@ def enumerate_coalitions(
         pair_shares: whether the shares of every single pair are wanted.
         threads: how many threads work on blocks of pairs.
     """
-    n, pairs = composition.rows.shape
-    width = max(1, PAIR_SHARE_ELEMENTS >> n) if pair_shares else BLOCK_PAIRS
-    by_pair = np.empty((n, pairs)) if pair_shares else None
-
-    def block(columns: slice) -> tuple[NDArray[np.float64], slice, NDArray[np.float64] | None]:
-        game = _Block(composition, utility, columns)
-        if not pair_shares:
-            return game.sums(), columns, None
-        values = game.values()
-        return np.add.reduce(values, axis=1), columns, shares_from_values(values, semivalue)
-
-    total = np.zeros(1 << n)
-    for sums, columns, shares in in_order(block, _columns(pairs, width), threads):
-        total += sums
-        if by_pair is not None:
-            by_pair[:, columns] = shares
-    total /= pairs
-    return Enumerated(total, shares_from_values(total, semivalue), by_pair)
+    if pair_shares:
+        return _with_pair_shares(composition, utility, semivalue, threads)
+    values = _sums(composition, utility, threads) / composition.rows.shape[1]
+    return Enumerated(values, shares_from_values(values, semivalue), None)
 
 
 def shares_from_values(values: NDArray[np.float64], semivalue: Semivalue) -> NDArray[np.float64]:
@@ -117,6 +108,41 @@ def subset_sums(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 def coalition_sizes(n: int) -> NDArray[np.int64]:
     """|S| for every bitmask (2^n,)."""
     return subset_sums(np.ones(n)).astype(np.int64)
+
+
+def _with_pair_shares(
+    composition: Composition, utility: Utility, semivalue: Semivalue, threads: int
+) -> Enumerated:
+    n, pairs = composition.rows.shape
+
+    def block(columns: slice) -> tuple[slice, NDArray[np.float64], NDArray[np.float64]]:
+        values = _Block(composition, utility, columns).values()
+        return columns, np.add.reduce(values, axis=1), shares_from_values(values, semivalue)
+
+    total, by_pair = np.zeros(1 << n), np.empty((n, pairs))
+    columns_of_blocks = _columns(pairs, max(1, PAIR_SHARE_ELEMENTS >> n))
+    for columns, sums, shares in in_order(block, columns_of_blocks, threads):
+        total += sums
+        by_pair[:, columns] = shares
+    total /= pairs
+    return Enumerated(total, shares_from_values(total, semivalue), by_pair)
+
+
+def _sums(composition: Composition, utility: Utility, threads: int) -> NDArray[np.float64]:
+    """The sum of v over all pairs for every coalition (2^n,)."""
+    n, pairs = composition.rows.shape
+    total = np.zeros(1 << n)
+    if composition.additive and _compiled.worth_it(n, pairs, utility):
+        mild = np.abs(composition.rows).sum(axis=0) <= MILD
+        rows = composition.rows[:, mild].T
+        low_bits = min(n, LOW_BITS)
+        low, high = (np.exp(-subset_sums(part.T).T) for part in (rows[:, :low_bits], rows[:, low_bits:]))
+        total += _compiled.sigmoid_sums(low, high, threads).reshape(-1)
+        composition = Composition("sum", composition.rows[:, ~mild], None)
+    blocks = _columns(composition.rows.shape[1], BLOCK_PAIRS)
+    for sums in in_order(lambda columns: _Block(composition, utility, columns).sums(), blocks, threads):
+        total += sums
+    return total
 
 
 class _Block:

@@ -24,7 +24,7 @@ from patronage_protocol.valuation.quadrature import InclusionRule, inclusion_rul
 from patronage_protocol.valuation.semivalues import Semivalue
 from patronage_protocol.valuation.utilities import Utility
 
-__all__ = ["Polynomial", "polynomial_shares"]
+__all__ = ["Polynomial", "lattice_work", "polynomial_shares"]
 
 GROUP_PAIRS = 512
 """Pairs that share nodes and tables."""
@@ -98,6 +98,13 @@ def polynomial_shares(
         max(plan.interpolation.guard.nodes if plan.interpolation else 0 for plan in plans),
         max(plan.interpolation.guard.direct if plan.interpolation else n for plan in plans),
     )
+
+
+def lattice_work(margins: NDArray[np.float64]) -> float:
+    """How many factors the polynomial method multiplies for `win` on integer margins (n, M)."""
+    n, pairs = margins.shape
+    points = pairs * float(_periods(margins, "win", 0.0).mean()) / 2
+    return float(points * n * ((n + 1) // 2))
 
 
 @dataclass(frozen=True)

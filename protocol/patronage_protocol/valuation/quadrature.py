@@ -41,6 +41,13 @@ class InclusionRule:
     folded: bool
     error: float
 
+    def unfolded(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """All nodes with their weights."""
+        if not self.folded:
+            return self.nodes, self.weights
+        halves = self.weights / 2
+        return np.concatenate([-self.nodes, self.nodes]), np.concatenate([halves, halves])
+
 
 def inclusion_rule(semivalue: Semivalue, n: int, error: float) -> InclusionRule:
     """The smallest rule for products of n - 1 factors with at most this error.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from patronage_protocol.errors import UsageError
 
-__all__ = ["Semivalue", "check_semivalue", "size_weights"]
+__all__ = ["Semivalue", "check_semivalue", "position_weights", "size_weights"]
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,22 @@ def size_weights(semivalue: Semivalue, n: int) -> NDArray[np.float64]:
         return np.full(n, 0.5 ** (n - 1))
     if semivalue.kind == "shapley":
         return np.array([1.0 / (n * math.comb(n - 1, s)) for s in range(n)])
+    return np.array([math.exp(_log_size_weight(semivalue, n, s)) for s in range(n)])
+
+
+def position_weights(semivalue: Semivalue, n: int) -> NDArray[np.float64]:
+    """n C(n-1, s) gamma(s), s = 0 .. n-1: the weight of joining as number s + 1 of a random order; mean 1."""
+    if semivalue.kind == "shapley":
+        return np.ones(n)
+    if semivalue.kind == "leave_one_out":
+        return np.asarray(n * np.eye(n)[n - 1])
+    choose = [math.lgamma(n) - math.lgamma(s + 1) - math.lgamma(n - s) for s in range(n)]
+    return np.array([n * math.exp(log + _log_size_weight(semivalue, n, s)) for s, log in enumerate(choose)])
+
+
+def _log_size_weight(semivalue: Semivalue, n: int, s: int) -> float:
+    if semivalue.kind == "banzhaf":
+        return -(n - 1) * math.log(2)
     a, b = semivalue.a, semivalue.b
     log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-    return np.array(
-        [
-            math.exp(math.lgamma(s + b) + math.lgamma(n - 1 - s + a) - math.lgamma(n - 1 + a + b) - log_beta)
-            for s in range(n)
-        ]
-    )
+    return math.lgamma(s + b) + math.lgamma(n - 1 - s + a) - math.lgamma(n - 1 + a + b) - log_beta

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from patronage_protocol.errors import UsageError, VerificationError
-from patronage_protocol.valuation import IntervalSpec, Margins, Semivalue, engine, value
+from patronage_protocol.valuation import IntervalSpec, Margins, Semivalue, _compiled, engine, value
 from patronage_protocol.valuation._threads import in_order
 
 SMOOTH = ("sigmoid", "log_sigmoid")
@@ -177,7 +177,8 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(n):
 def test_the_bytes_do_not_depend_on_the_threads_of_blas():
     script = (
         "import numpy as np, sys; from patronage_protocol.valuation import value;"
-        "a = np.random.default_rng(0).normal(size=(40, 900)) * .2; r = value(a);"
+        "a = np.random.default_rng(0).normal(size=(80, 900)) * .05; r = value(a);"
+        "assert r.certificate.nodes['interpolation'];"
         "sys.stdout.write((r.pair_shares.tobytes() + r.intervals.upper.tobytes()).hex())"
     )
     outputs = [
@@ -190,7 +191,7 @@ def test_the_bytes_do_not_depend_on_the_threads_of_blas():
         for threads in ("1", "2")
     ]
     assert outputs[0] == outputs[1]
-    assert len(outputs[0]) == 2 * 8 * (40 * 900 + 40)
+    assert len(outputs[0]) == 2 * 8 * (80 * 900 + 80)
 
 
 def test_results_of_threads_come_back_in_order():
@@ -288,3 +289,21 @@ def test_saturation_is_the_gap_to_aumann_shapley():
     np.testing.assert_allclose(strong.saturation.gaps, strong.saturation.shares - strong.shares, atol=1e-15)
     assert np.abs(mild.saturation.gaps).max() < 1e-4
     assert strong.saturation.saturated
+
+
+def test_the_compiled_kernel_gives_the_values_of_numpy(monkeypatch):
+    pytest.importorskip("numba")
+    margins = np.concatenate([normal(12, 37, 1.0), normal(12, 5, 60.0)], axis=1)
+    asked = {"method": "enumeration", "interval": None, "keep_pair_shares": False}
+    plain = value(margins, **asked)
+    monkeypatch.setattr(_compiled, "WORTH_COMPILING", 1)
+    one, two = (value(margins, threads=k, **asked) for k in (1, 2))
+    np.testing.assert_allclose(one.coalition_values, plain.coalition_values, atol=1e-14)
+    assert one.coalition_values.tobytes() == two.coalition_values.tobytes()
+
+
+def test_without_numba_numpy_does_the_work(monkeypatch):
+    monkeypatch.setattr(_compiled.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(_compiled, "WORTH_COMPILING", 1)
+    assert not _compiled.worth_it(20, 2000, "sigmoid")
+    value(normal(5, 4), method="enumeration", interval=None, keep_pair_shares=False)
