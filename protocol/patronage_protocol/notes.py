@@ -23,6 +23,7 @@ __all__ = ["Note", "NoteSignature", "SignatureType", "VerifierKey", "check_key_n
 
 MAX_NOTE_BYTES = 512 * 1024
 MAX_SIGNATURES = 64
+MAX_NAME_BYTES = 255
 KEYID_BYTES = 4
 _DASH = "\u2014 "
 
@@ -248,13 +249,13 @@ def check_key_name(name: str) -> None:
     Raises:
         FormatError: it is empty, holds a Unicode space, a plus sign or a control character, or is too long.
     """
-    if (
-        not name
-        or len(name.encode("utf-8", "surrogatepass")) > 255
-        or any(c.isspace() or c == "+" or c < " " for c in name)
-    ):
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # a lone surrogate: no text at all
+        length = 0
+    if not 0 < length <= MAX_NAME_BYTES or any(c.isspace() or c == "+" or c < " " for c in name):
         raise FormatError(
-            "a key name of 1 to 255 bytes without spaces and plus signs",
+            f"a key name of 1 to {MAX_NAME_BYTES} bytes without spaces and plus signs",
             got=repr(shortened(name)),
             do="rename it",
         )

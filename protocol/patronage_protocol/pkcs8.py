@@ -10,7 +10,7 @@ import base64
 import hashlib
 import os
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -69,7 +69,7 @@ def decode(pem: bytes, passphrase: bytes | None, *, where: str) -> Ed25519Privat
         )
     try:
         key = load_pem_private_key(pem, passphrase)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         if encrypted:
             raise UsageError(
                 "the passphrase of this key",

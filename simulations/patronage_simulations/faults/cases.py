@@ -1,0 +1,172 @@
+"""One case: a prepared folder, a worker that is hurt at one system call, a judgement over what is left.
+
+Judged are the promises of the ledger: nothing that was acknowledged is lost; no head was given out that the
+ledger does not continue; the next start recovers by itself, and goes on appending, publishing and being
+cosigned.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from patronage_protocol.checkpoints import SignedCheckpoint
+from patronage_protocol.errors import PatronageError
+from patronage_protocol.fsck import fsck
+from patronage_protocol.ledger import Ledger
+from patronage_protocol.publish import publish
+from patronage_protocol.published import read_published
+from patronage_protocol.witness import Witness, request_cosignature
+from patronage_simulations.faults import worker
+from patronage_simulations.faults.worker import COSIGNER, KEY, MARKER, ORIGIN, PREPARED, entry
+
+__all__ = ["CALLS", "FAULTS", "OPERATIONS", "Outcome", "instances", "judge", "prepare", "run_case"]
+
+OPERATIONS = ("append", "publish", "cosign")
+CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "openat", "close")
+FAULTS = ("error=EIO", "error=ENOSPC", "signal=SIGKILL")
+
+_CALL = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\(")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one case; every flag but `acknowledged` should be False."""
+
+    acknowledged: int
+    lost: bool = False
+    forked: bool = False
+    stuck: bool = False
+    unclear: bool = False
+    detail: str = ""
+
+
+def prepare(folder: Path) -> None:
+    """A ledger with a second place, a published folder, and a witness that has cosigned."""
+    (folder / "second").mkdir(parents=True)
+    path, guard = folder / "ledger.sqlite", folder / "second" / "head"
+    with Ledger.create(path, ORIGIN, KEY, guard=guard) as ledger:
+        ledger.append([entry(number) for number in range(PREPARED)])
+        publish(ledger, folder / "published")
+        with Witness.create(folder / "witness.sqlite", COSIGNER, [ledger.verifier]) as witness:
+            witness.cosign(request_cosignature(ledger, 0), time=1_000)
+
+
+def instances(operation: str, prepared: Path, scratch: Path) -> dict[str, range]:
+    """For every system call, the numbers of its instances that belong to the operation itself."""
+    folder = _fresh(prepared, scratch)
+    log = scratch / "strace.log"
+    _run(
+        [
+            *_strace(log, f"trace={','.join((*CALLS, 'stat', 'newfstatat', 'statx'))}"),
+            *_worker(operation, folder),
+        ]
+    )
+    before: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    begun = False
+    for line in log.read_text(errors="replace").splitlines():
+        begun = begun or MARKER in line
+        match = _CALL.match(line)
+        if match:
+            total[match[1]] += 1
+            before[match[1]] += not begun
+    return {call: range(before[call] + 1, total[call] + 1) for call in CALLS}
+
+
+def run_case(operation: str, call: str, inject: str, *, prepared: Path, scratch: Path) -> Outcome:
+    """Hurt one instance of one system call, then judge.
+
+    Args:
+        operation: what the worker does.
+        call: the system call.
+        inject: fault and instance in strace's words, such as "error=EIO:when=7".
+        prepared: the folder to begin with; it is copied.
+        scratch: where to work.
+    """
+    folder = _fresh(prepared, scratch)
+    done = _run(
+        [
+            *_strace(scratch / "strace.log", f"trace={call}", f"inject={call}:{inject}"),
+            *_worker(operation, folder),
+        ]
+    )
+    return judge(folder, done.stdout, crashed="Traceback" in done.stderr, detail=done.stderr.strip()[-300:])
+
+
+def judge(folder: Path, acknowledgements: str, *, crashed: bool = False, detail: str = "") -> Outcome:
+    """Open everything again as after a restart, and hold it against what was acknowledged and given out."""
+    told = [json.loads(line) for line in acknowledgements.splitlines() if line.endswith("}")]
+    given_out = [
+        SignedCheckpoint.parse(str(text).encode())
+        for line in told
+        for text in (line.get("note"), line.get("cosigned"))
+        if text
+    ]
+    given_out += [
+        SignedCheckpoint.parse((folder / name).read_bytes())
+        for name in ("second/head", "published/checkpoint")
+    ]
+    sizes = [PREPARED, *(line["size"] for line in told if "size" in line)]
+    try:
+        with worker.open_ledger(folder) as ledger:
+            lost = ledger.size < max(sizes) or list(ledger.entries()) != [
+                entry(k) for k in range(ledger.size)
+            ]
+            forked = any(not _continues(ledger, signed) for signed in given_out)
+            forked = forked or _forgot(folder, ledger, given_out)
+            _go_on(folder, ledger)
+        report = fsck(folder / "ledger.sqlite")
+    except PatronageError as error:
+        return Outcome(len(told), stuck=True, unclear=crashed, detail=str(error))
+    stuck = bool(report.problems)
+    return Outcome(len(told), lost, forked, stuck, crashed, detail)
+
+
+def _continues(ledger: Ledger, signed: SignedCheckpoint) -> bool:
+    head = signed.checkpoint
+    return head.size <= ledger.size and ledger.root_at(head.size) == head.root
+
+
+def _forgot(folder: Path, ledger: Ledger, given_out: list[SignedCheckpoint]) -> bool:
+    """Whether the witness no longer knows a head that it cosigned."""
+    with worker.open_witness(folder, ledger) as witness:
+        seen = witness.last(ORIGIN)
+    cosigned = [s.checkpoint.size for s in given_out if s.note.signature_by(COSIGNER.verifier) is not None]
+    return seen is None or seen.checkpoint.size < max(cosigned, default=0)
+
+
+def _go_on(folder: Path, ledger: Ledger) -> None:
+    ledger.append([entry(ledger.size)])
+    with worker.open_witness(folder, ledger) as witness:
+        seen = witness.last(ORIGIN)
+        line = witness.cosign(request_cosignature(ledger, seen.checkpoint.size if seen else 0), time=9_000)
+    ledger.add_cosignatures(ledger.size, [line])
+    publish(ledger, folder / "published")
+    read = read_published(folder / "published")
+    read.authenticate(ledger.verifier)
+
+
+def _fresh(prepared: Path, scratch: Path) -> Path:
+    folder = scratch / "folder"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(prepared, folder)
+    return folder
+
+
+def _worker(operation: str, folder: Path) -> list[str]:
+    return [sys.executable, "-B", "-m", worker.__name__, operation, str(folder)]
+
+
+def _strace(log: Path, *expressions: str) -> list[str]:
+    return ["strace", "-f", "-qq", "-o", str(log), *(word for text in expressions for word in ("-e", text))]
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - the command is ours
+        command, check=False, capture_output=True, text=True, timeout=60
+    )

@@ -1,0 +1,122 @@
+"""Every parser of bytes from elsewhere, each with the one thing that must hold of it.
+
+A parser either raises an error of the project's own tree, or returns a value that is written back as the
+very bytes that were read. The first byte of a case chooses the parser. `run_atheris.py` searches for cases;
+those that once broke something lie in tests/vectors/fuzz and are run by tests/protocol/test_fuzz_cases.py.
+"""
+
+from collections.abc import Callable
+
+from patronage_protocol import pkcs8
+from patronage_protocol.checkpoints import Checkpoint, SignedCheckpoint
+from patronage_protocol.cosignatures import Ed25519Cosigner
+from patronage_protocol.envelopes import Envelope, seal
+from patronage_protocol.equivocation import EquivocationProof
+from patronage_protocol.errors import PatronageError
+from patronage_protocol.keys import PrivateKey, PublicKey
+from patronage_protocol.notes import Note, VerifierKey, parse_signatures
+from patronage_protocol.receipts import Receipt
+from patronage_protocol.rotation import Revocation, Rotation, rotate
+from patronage_protocol.strict import base64_bytes, base64_text, decimal
+from patronage_protocol.tiles import Tile, bundle, parse_bundle
+from patronage_protocol.trust import TrustPolicy, flat_policy
+from patronage_protocol.witness import AddCheckpoint
+
+__all__ = ["PARSERS", "check", "seeds"]
+
+ONE, TWO = (PrivateKey.from_seed(bytes([byte]) * 32) for byte in (1, 2))
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _policy(data: bytes) -> bytes:
+    policy = TrustPolicy.parse(data)
+    assert TrustPolicy.parse(policy.encode()) == policy
+    return data  # white space and comments may differ by the specification
+
+
+def _signatures(data: bytes) -> bytes:
+    return "".join(line.line for line in parse_signatures(_text(data))).encode()
+
+
+def _key_file(data: bytes) -> bytes:
+    pkcs8.decode(data, None, where="case")
+    return data  # PEM allows text around it
+
+
+PARSERS: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
+    ("note", lambda data: Note.parse(data).encode()),
+    ("signature lines", _signatures),
+    ("vkey", lambda data: VerifierKey.parse(_text(data)).text.encode()),
+    ("checkpoint", lambda data: Checkpoint.parse(_text(data)).text.encode()),
+    ("signed checkpoint", lambda data: SignedCheckpoint.parse(data).encode()),
+    ("receipt", lambda data: Receipt.parse(data).encode()),
+    ("request to cosign", lambda data: AddCheckpoint.parse(data).encode()),
+    ("policy", _policy),
+    ("envelope", lambda data: Envelope.decode(data).encode()),
+    ("equivocation proof", lambda data: EquivocationProof.decode(data).encode()),
+    ("rotation", lambda data: Rotation.decode(data).encode()),
+    ("revocation", lambda data: Revocation.decode(data).encode()),
+    ("tile path", lambda data: Tile.parse(_text(data)).path.encode()),
+    ("bundle", lambda data: data[:1] + bundle(parse_bundle(data[1:], data[0])) if data else data),
+    ("base64", lambda data: base64_text(base64_bytes(_text(data), what="a case")).encode()),
+    ("decimal", lambda data: str(decimal(_text(data), what="a case")).encode()),
+    ("public key", lambda data: PublicKey.from_raw(data).raw),
+    ("key file", _key_file),
+)
+
+
+def check(case: bytes) -> bool:
+    """Run one case; returns whether the parser took it.
+
+    Raises:
+        AssertionError: it was taken, and written back as other bytes.
+        Exception: anything but an error of the project's own tree is a defect.
+    """
+    if not case:
+        return False
+    name, parse = PARSERS[case[0] % len(PARSERS)]
+    try:
+        written = parse(case[1:])
+    except PatronageError as error:
+        str(error)
+        return False
+    assert written == case[1:], f"{name}: read {case[1:]!r}, wrote {written!r}"
+    return True
+
+
+def seeds() -> list[bytes]:
+    """One valid input for every parser, as a case."""
+    head = Checkpoint("log.example", 3, bytes(range(32)))
+    witness = Ed25519Cosigner("w.example", TWO)
+    note = head.sign(ONE).note.with_signatures(witness.cosign(head, 1_700_000_000))
+    signed = SignedCheckpoint(head, note)
+    policy = flat_policy(VerifierKey.ed25519("log.example", ONE.public), [witness.verifier], faulty=0)
+    rotation = rotate("log.example", 3, ONE, TWO)
+    revocation = Revocation(
+        schema_version=1, origin="log.example", size=3, key=ONE.public.text, reason="lost"
+    )
+    hashes = (bytes(32), bytes(range(32)))
+    values = {
+        "note": note.encode(),
+        "signature lines": "".join(line.line for line in note.signatures).encode(),
+        "vkey": witness.verifier.text.encode(),
+        "checkpoint": head.text.encode(),
+        "signed checkpoint": signed.encode(),
+        "receipt": Receipt(1, hashes, signed, b"entry").encode(),
+        "request to cosign": AddCheckpoint(2, hashes, signed).encode(),
+        "policy": b"# whom we trust\n" + policy.encode(),
+        "envelope": seal("application/x", b"{}", ONE).countersign(TWO).encode(),
+        "equivocation proof": EquivocationProof.of(signed, signed, hashes).encode(),
+        "rotation": rotation.unverified_payload,
+        "revocation": revocation.encode(),
+        "tile path": b"tile/entries/x001/x234/067.p/8",
+        "bundle": b"\x02" + bundle([b"a", b"bc"]),
+        "base64": b"AAECAw==",
+        "decimal": b"9223372036854775807",
+        "public key": ONE.public.raw,
+        "key file": pkcs8.encode(ONE._key, None),
+    }
+    return [bytes([number]) + values[name] for number, (name, _) in enumerate(PARSERS)]
