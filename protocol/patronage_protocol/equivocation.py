@@ -16,7 +16,7 @@ from patronage_protocol.canonical import Canonical
 from patronage_protocol.checkpoints import SignedCheckpoint
 from patronage_protocol.errors import UsageError, VerificationError
 from patronage_protocol.merkle import NodeSource
-from patronage_protocol.notes import MAX_NOTE_BYTES, VerifierKey
+from patronage_protocol.notes import MAX_NOTE_BYTES, Note, VerifierKey
 from patronage_protocol.strict import base64_bytes, base64_text
 
 __all__ = ["EquivocationProof", "prove_equivocation"]
@@ -55,6 +55,12 @@ class EquivocationProof(Canonical):
         smaller, larger = (SignedCheckpoint.parse(text.encode()) for text in (self.smaller, self.larger))
         for signed in (smaller, larger):
             signed.verify(key)
+            if len(signed.note.signatures) != 1:
+                raise VerificationError(
+                    "the signature of the log alone",
+                    got="cosignatures, which prove nothing here",
+                    do="make the proof again",
+                )
         old, new = smaller.checkpoint, larger.checkpoint
         path = [base64_bytes(text, what="a hash of the proof") for text in self.path]
         if old.size == new.size:
@@ -96,6 +102,13 @@ def prove_equivocation(
                 "the entries behind the larger head", got="checkpoints alone", do="name the published folder"
             )
         path = merkle.prefix_path(old.size, new.size, node)
-    proof = EquivocationProof.of(smaller, larger, path)
+    proof = EquivocationProof.of(_own(smaller, key), _own(larger, key), path)
     proof.verify(key)
     return proof
+
+
+def _own(signed: SignedCheckpoint, key: VerifierKey) -> SignedCheckpoint:
+    """The checkpoint with the log's signature alone: the file holds nothing that it does not prove."""
+    signed.verify(key)
+    lines = tuple(line for line in signed.note.signatures if line == signed.note.signature_by(key))
+    return SignedCheckpoint(signed.checkpoint, Note(signed.note.text, lines))
