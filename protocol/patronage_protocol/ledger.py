@@ -45,7 +45,8 @@ CREATE TABLE log (origin TEXT NOT NULL) STRICT;
 CREATE TABLE keys (since INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE entries (number INTEGER PRIMARY KEY, data BLOB NOT NULL CHECK (length(data) <= 65535)) STRICT;
 CREATE TABLE tiles (level INTEGER NOT NULL, number INTEGER NOT NULL,
-    hashes BLOB NOT NULL CHECK (length(hashes) = 8192), root BLOB NOT NULL CHECK (length(root) = 32),
+    hashes BLOB NOT NULL CHECK (length(hashes) = 8192), middle BLOB NOT NULL CHECK (length(middle) = 512),
+    root BLOB NOT NULL CHECK (length(root) = 32),
     PRIMARY KEY (level, number)) STRICT;
 CREATE TABLE heads (size INTEGER PRIMARY KEY, root BLOB NOT NULL CHECK (length(root) = 32)) STRICT;
 CREATE TABLE signed_heads (size INTEGER PRIMARY KEY REFERENCES heads, note BLOB NOT NULL) STRICT;
@@ -368,11 +369,13 @@ class Ledger:
             raise self._damaged(f"entries with the root {tree.root.hex()}")
         return tree
 
-    def _tile(self, level: int, number: int) -> bytes:
-        row = self._database.one("SELECT hashes FROM tiles WHERE level = ? AND number = ?", (level, number))
+    def _tile(self, level: int, number: int) -> tuple[bytes, bytes]:
+        row = self._database.one(
+            "SELECT hashes, middle FROM tiles WHERE level = ? AND number = ?", (level, number)
+        )
         if row is None:
             raise self._damaged(f"no tile {number} of level {level}")
-        return bytes(row[0])
+        return bytes(row[0]), bytes(row[1])
 
     def _head(self) -> tuple[int, bytes]:
         row = self._database.one("SELECT size, root FROM heads ORDER BY size DESC LIMIT 1")
@@ -388,7 +391,7 @@ class Ledger:
             with database.transaction():
                 database.execute("INSERT INTO entries VALUES (?, ?)", *enumerate(entries, self.size))
                 if filled:
-                    database.execute("INSERT INTO tiles VALUES (?, ?, ?, ?)", *filled)
+                    database.execute("INSERT INTO tiles VALUES (?, ?, ?, ?, ?)", *filled)
                 database.query("INSERT INTO heads VALUES (?, ?)", (tree.size, tree.root))
                 if next_key:
                     database.query("INSERT INTO keys VALUES (?, ?)", (tree.size, next_key.public.text))

@@ -8,35 +8,40 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from patronage_protocol.merkle import HASH_BYTES, Frontier, node_hash
+from patronage_protocol.merkle import HASH_BYTES, Frontier
 from patronage_protocol.tiles import TILE_WIDTH, node_in_tile, perfect_root
 
 __all__ = ["FullTile", "StoredTree"]
 
-CACHED_TILES = 256
+CACHED_TILES = 512
+
+MIDDLE_WIDTH = 16
+"""Hashes under one hash of `middle`: with those, a node costs at most 7 hashes instead of 127."""
 
 
 class FullTile(NamedTuple):
-    """A tile that is complete: its place, its 8,192 bytes, and the root over them."""
+    """A full tile: its place, its 256 hashes, the 16 roots over 16 of them each, and the root over all."""
 
     level: int
     number: int
     hashes: bytes
+    middle: bytes
     root: bytes
 
 
 class StoredTree:
     """The tree over `size` entries.
 
-    `edge[l]` holds the hashes of the partial tile of level l; `fetch(level, number)` gives a full one.
+    `edge[l]` holds the hashes of the partial tile of level l; `fetch(level, number)` gives `hashes` and
+    `middle` of a full one.
     """
 
     def __init__(
-        self, size: int, edge: Sequence[Sequence[bytes]], fetch: Callable[[int, int], bytes]
+        self, size: int, edge: Sequence[Sequence[bytes]], fetch: Callable[[int, int], tuple[bytes, bytes]]
     ) -> None:
         self._edge = [list(hashes) for hashes in edge]
         self._full = [size // TILE_WIDTH ** (level + 1) for level in range(len(self._edge))]
-        self._levels_of = lru_cache(maxsize=CACHED_TILES)(lambda *at: _levels(_split(fetch(*at))))
+        self._fetch = lru_cache(maxsize=CACHED_TILES)(fetch)
         self._frontier = Frontier.of(size, self.node)
 
     @property
@@ -57,7 +62,7 @@ class StoredTree:
         twin = object.__new__(StoredTree)
         twin._edge = [hashes.copy() for hashes in self._edge]
         twin._full = self._full.copy()
-        twin._levels_of = self._levels_of
+        twin._fetch = self._fetch
         twin._frontier = self._frontier.copy()
         filled: list[FullTile] = []
         for leaf in leaves:
@@ -69,8 +74,10 @@ class StoredTree:
         """The hash of a perfect subtree: a `merkle.NodeSource`."""
         tile_level, tile_index, first, count = node_in_tile(level, index)
         if tile_index < self._full[tile_level]:
-            height = count.bit_length() - 1
-            return self._levels_of(tile_level, tile_index)[height][first >> height]
+            hashes, middle = self._fetch(tile_level, tile_index)
+            if count < MIDDLE_WIDTH:
+                return perfect_root(_split(hashes, first, count))
+            return perfect_root(_split(middle, first // MIDDLE_WIDTH, count // MIDDLE_WIDTH))
         return perfect_root(self._edge[tile_level][first : first + count])
 
     def _push(self, leaf: bytes, filled: list[FullTile]) -> None:
@@ -83,20 +90,15 @@ class StoredTree:
             hashes.append(carried)
             if len(hashes) < TILE_WIDTH:
                 return
-            carried = perfect_root(hashes)
-            filled.append(FullTile(level, self._full[level], b"".join(hashes), carried))
+            middle = [
+                perfect_root(hashes[at : at + MIDDLE_WIDTH]) for at in range(0, TILE_WIDTH, MIDDLE_WIDTH)
+            ]
+            carried = perfect_root(middle)
+            filled.append(FullTile(level, self._full[level], b"".join(hashes), b"".join(middle), carried))
             self._full[level] += 1
             hashes.clear()
             level += 1
 
 
-def _split(tile: bytes) -> list[bytes]:
-    return [tile[i : i + HASH_BYTES] for i in range(0, len(tile), HASH_BYTES)]
-
-
-def _levels(hashes: list[bytes]) -> list[list[bytes]]:
-    levels = [hashes]
-    while len(hashes) > 1:
-        hashes = [node_hash(hashes[i], hashes[i + 1]) for i in range(0, len(hashes), 2)]
-        levels.append(hashes)
-    return levels
+def _split(hashes: bytes, first: int, count: int) -> list[bytes]:
+    return [hashes[at * HASH_BYTES : (at + 1) * HASH_BYTES] for at in range(first, first + count)]

@@ -94,7 +94,7 @@ def test_a_bundle_has_exactly_its_entries() -> None:
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=4))
 def test_a_tree_that_grew_by_tiles_has_the_roots_and_nodes_of_its_leaves(steps: list[int]) -> None:
     stored: dict[tuple[int, int], FullTile] = {}
-    tree = StoredTree(0, [], lambda level, number: stored[level, number].hashes)
+    tree = StoredTree(0, [], lambda level, number: stored[level, number][2:4])
     leaves: list[bytes] = []
     for step in steps:
         new = [merkle.leaf_hash(str(len(leaves) + k).encode()) for k in range(step)]
@@ -113,7 +113,7 @@ def test_a_tree_that_grew_by_tiles_has_the_roots_and_nodes_of_its_leaves(steps: 
 
 
 def test_extending_a_tree_leaves_the_old_one_as_it_was() -> None:
-    tree = StoredTree(0, [], lambda level, number: b"")
+    tree = StoredTree(0, [], lambda level, number: (b"", b""))
     tree, _ = tree.extended([merkle.leaf_hash(b"a")])
     tree.extended([merkle.leaf_hash(b"b")])
     assert (tree.size, tree.root) == (1, merkle.leaf_hash(b"a"))
