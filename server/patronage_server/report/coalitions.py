@@ -1,0 +1,136 @@
+"""What coalitions are worth, recomputed by the valuation engine from the published margins.
+
+All 2^n of them for up to `MOST_FOR_ALL` owners; for more, each owner alone, everybody but one, and all.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.manifest import Manifest
+from patronage_protocol.valuation import IntervalSpec, Saturation, value
+from patronage_protocol.valuation.composition import check_composition
+from patronage_protocol.valuation.margins import check_margins
+from patronage_protocol.valuation.utilities import utility_of
+
+__all__ = ["MOST_FOR_ALL", "Coalition", "Coalitions", "coalitions_of", "saturation_of"]
+
+MOST_FOR_ALL = 10
+
+
+@dataclass(frozen=True)
+class Coalition:
+    """A set of owners, as indices in ascending order, and its utility v(S)."""
+
+    members: tuple[int, ...]
+    utility: float
+
+
+@dataclass(frozen=True)
+class Coalitions:
+    """The coalitions of n owners that were looked at.
+
+    Attributes:
+        owners: the n names.
+        alone: v({i}) for each owner.
+        without: v(N without i) for each owner.
+        grand: v(N).
+        every: all 2^n coalitions, by bitmask; empty for more than `MOST_FOR_ALL` owners.
+    """
+
+    owners: tuple[str, ...]
+    alone: tuple[float, ...]
+    without: tuple[float, ...]
+    grand: float
+    every: tuple[Coalition, ...]
+
+    def considered(self) -> tuple[Coalition, ...]:
+        """All coalitions that were looked at; the empty one among them."""
+        return self.every or tuple(self._few())
+
+    def best(self) -> Coalition:
+        """The one of the highest utility; of equals the larger one."""
+        return max(self.considered(), key=lambda coalition: (coalition.utility, len(coalition.members)))
+
+    def better_without(self) -> tuple[int, ...]:
+        """The owners without whom the others would reach more than v(N), the largest gain first."""
+        gains = [(rest - self.grand, owner) for owner, rest in enumerate(self.without)]
+        return tuple(owner for gain, owner in sorted(gains, key=lambda pair: -pair[0]) if gain > 0)
+
+    def name(self, coalition: Coalition) -> str:
+        """The coalition in words."""
+        n, members = len(self.owners), coalition.members
+        if not members:
+            return "the base model alone"
+        if len(members) == n > 1:
+            return "everybody"
+        if len(members) == n - 1 > 1:
+            return f"all but {self.owners[next(iter(set(range(n)) - set(members)))]}"
+        return " + ".join(self.owners[member] for member in members)
+
+    def _few(self) -> Iterator[Coalition]:
+        n = len(self.owners)
+        yield Coalition((), 0.0)
+        yield from (Coalition((owner,), utility) for owner, utility in enumerate(self.alone))
+        for owner, utility in enumerate(self.without):
+            yield Coalition(tuple(other for other in range(n) if other != owner), utility)
+        yield Coalition(tuple(range(n)), self.grand)
+
+
+def coalitions_of(evidence: MarginEvidence, manifest: Manifest) -> Coalitions:
+    """The coalitions of a round that was evaluated."""
+    n, game = len(evidence.header.players), manifest.game
+    composition = check_composition(check_margins(evidence.margins), game.composition, None)
+    utilities = [
+        utility_of(composition.margins(member[None]), game.utility).mean()
+        for member in (*np.eye(n, dtype=np.bool_), *~np.eye(n, dtype=np.bool_), np.ones(n, dtype=np.bool_))
+    ]
+    every: tuple[Coalition, ...] = ()
+    if n <= MOST_FOR_ALL:
+        result = value(
+            evidence.margins,
+            utility=game.utility,
+            weights=game.composition,
+            method="enumeration",
+            interval=None,
+            keep_pair_shares=False,
+        )
+        assert result.coalition_values is not None, "enumeration keeps them"
+        every = tuple(
+            Coalition(tuple(owner for owner in range(n) if mask >> owner & 1), float(utility))
+            for mask, utility in enumerate(result.coalition_values)
+        )
+        utilities = [every[mask].utility for mask in _few_masks(n)]
+    alone, without = utilities[:n], utilities[n : 2 * n]
+    return Coalitions(
+        evidence.header.players,
+        tuple(float(utility) for utility in alone),
+        tuple(float(utility) for utility in without),
+        float(utilities[-1]),
+        every,
+    )
+
+
+def saturation_of(evidence: MarginEvidence, manifest: Manifest) -> Saturation | None:
+    """Aumann-Shapley against Shapley, with the manifest's intervals; None for `win`, which has no slope."""
+    if manifest.game.utility == "win":
+        return None
+    terms = manifest.interval
+    return value(
+        evidence.margins,
+        utility=manifest.game.utility,
+        weights=manifest.game.composition,
+        clusters=evidence.clusters,
+        interval=IntervalSpec(level=terms.level, replicates=terms.replicates, seed=terms.seed),
+        keep_pair_shares=False,
+    ).saturation
+
+
+def _few_masks(n: int) -> Iterator[int]:
+    """The masks of each owner alone, of all but one, and of all."""
+    everybody = (1 << n) - 1
+    yield from (1 << owner for owner in range(n))
+    yield from (everybody ^ 1 << owner for owner in range(n))
+    yield everybody

@@ -1,0 +1,343 @@
+"""Ledgers of whole rounds, made through the protocol's own interface and published as folders."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from patronage_protocol.canonical import sha256
+from patronage_protocol.entries import (
+    Aborted,
+    Accepted,
+    AnyEntry,
+    Closed,
+    Committed,
+    Declined,
+    Evaluated,
+    Finished,
+    Forfeited,
+    Judged,
+    Match,
+    Opened,
+    Revealed,
+    Valued,
+    commitments_digest,
+)
+from patronage_protocol.envelopes import sign_detached
+from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger import Ledger
+from patronage_protocol.manifest import MANIFEST_TYPE, Deadlines, HeldOutTerms, IntervalTerms, Manifest
+from patronage_protocol.messages import (
+    Acceptance,
+    Commitment,
+    Refusal,
+    Reveal,
+    Statement,
+    commitment,
+    sign_statement,
+)
+from patronage_protocol.publish import publish
+from patronage_protocol.rounds import Phase, Round, Standing, follow
+from patronage_protocol.shares import compute_shares
+from patronage_protocol.strict import base64_text
+
+NOW = 1_800_000_000
+ACCEPT_WITHIN = 120
+PHASES = tuple(Phase)
+SKILLS = ("brevity", "format", "politeness", "refusal")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What an owner does in a round.
+
+    `skill` is its mean margin by label, `noise` the spread over pairs. `fate` is decline, silent, copy, or
+    empty for an owner that plays.
+    """
+
+    skill: tuple[float, ...] = (0.4, 0.3, 0.5, 0.2)
+    noise: float = 0.8
+    fate: str = ""
+    norm: float = 3.0
+    cosine: float = 0.12
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A round to be played: owners, held-out pairs, where it stops, and what differs in the manifest.
+
+    `said` takes the place of every reason that somebody gives.
+    """
+
+    owners: Mapping[str, Quality]
+    pairs: int = 240
+    until: Phase = Phase.FINAL
+    labels: tuple[str, ...] = SKILLS
+    said: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Play:
+    """Plays a scenario; the entries and blobs that it makes are the ledger's."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        manifest: Manifest,
+        keys: Callable[[str], PrivateKey],
+        history: tuple[Round, ...] = (),
+    ) -> None:
+        self.scenario, self.manifest, self.keys = scenario, manifest, keys
+        self.now = manifest.deadlines.accept - ACCEPT_WITHIN
+        self.blobs: dict[str, bytes] = {}
+        self.entries: list[AnyEntry] = []
+        self.rounds = history
+
+    @property
+    def state(self) -> Round:
+        return self.rounds[-1]
+
+    def play(self) -> None:
+        """All steps up to the phase in which the scenario stops."""
+        self._open()
+        steps = (
+            self._gather,
+            self._reveal,
+            self._judge,
+            self._evaluate,
+            self._value,
+            self._settle,
+            self._finish,
+        )
+        for phase, step in zip(PHASES, steps, strict=False):
+            if phase is self.scenario.until:
+                return
+            if self.state.phase is phase:
+                step()
+
+    def _take(self, entry: AnyEntry) -> None:
+        self.rounds = follow(self.rounds, entry, self.blobs.__getitem__)
+        self.entries.append(entry)
+
+    def _put(self, data: bytes) -> str:
+        self.blobs[sha256(data)] = data
+        return sha256(data)
+
+    def _after(self, seconds: int) -> int:
+        self.now += seconds
+        return self.now
+
+    def _say(self, owner: str, kind: type[Statement], **fields: Any) -> dict[str, Any]:
+        header = {
+            "consortium": self.manifest.consortium,
+            "round": self.manifest.round,
+            "manifest": self.manifest.digest,
+            "author": owner,
+        }
+        statement = sign_statement(kind.model_validate({**header, **fields}), self.keys(owner))
+        return {"time": self.now, "owner": owner, "statement": statement}
+
+    def _said(self, reason: str) -> str:
+        return self.scenario.said or reason
+
+    def _open(self) -> None:
+        data = self.manifest.encode()
+        signature = base64_text(sign_detached(MANIFEST_TYPE, data, self.keys("operator")))
+        self._take(Opened(time=self.now, manifest=self._put(data), signature=signature))
+
+    def _gather(self) -> None:
+        silent = [owner for owner, quality in self.scenario.owners.items() if quality.fate == "silent"]
+        for place, (owner, quality) in enumerate(self.scenario.owners.items()):
+            self._after(2 + place % 3)
+            if quality.fate == "decline":
+                self._take(
+                    Declined(
+                        **self._say(
+                            owner,
+                            Refusal,
+                            reason=self._said("the base model is not licensed to us"),
+                        )
+                    )
+                )
+            else:
+                self._take(Accepted(**self._say(owner, Acceptance)))
+        for place, owner in enumerate(self.state.owners(Standing.ACCEPTED)):
+            if owner in silent:
+                continue
+            self._after(6 + place % 5)
+            opening = {"salt": sha256(f"salt {owner}".encode()), "adapter": sha256(owner.encode())}
+            sealed = commitment(
+                consortium=self.manifest.consortium, round_number=self.manifest.round, owner=owner, **opening
+            )
+            self._take(Committed(**self._say(owner, Commitment, commitment=sealed)))
+        for owner in silent:
+            self._after(max(0, self.manifest.deadlines.commit + 1 - self.now))
+            self._take(
+                Forfeited(time=self.now, owner=owner, reason=self._said("no commitment by the deadline"))
+            )
+        made = self.state.commitments
+        self._take(Closed(time=self._after(2), count=len(made), commitments=commitments_digest(made)))
+
+    def _reveal(self) -> None:
+        for place, owner in enumerate(self.state.owners(Standing.COMMITTED)):
+            self._after(1 + place % 2)
+            opening = {"salt": sha256(f"salt {owner}".encode()), "adapter": sha256(owner.encode())}
+            self._take(Revealed(**self._say(owner, Reveal, size=4096, pairs=120 + 40 * place, **opening)))
+
+    def _judge(self) -> None:
+        earlier: list[str] = []
+        for owner in tuple(self.state.reveals):
+            quality = self.scenario.owners[owner]
+            copied = quality.fate == "copy"
+            cosine = 0.9996 if copied else quality.cosine
+            reason = self._said(f"a copy of {earlier[0]}") if copied else ""
+            nearest = Match(owner=earlier[0], cosine=cosine) if earlier else None
+            verdict = Judged(
+                time=self._after(1),
+                owner=owner,
+                accepted=not copied,
+                reason=reason,
+                norm=quality.norm,
+                nearest=nearest,
+            )
+            self._take(verdict)
+            earlier.append(owner)
+
+    def _margins(self) -> NDArray[np.float64]:
+        random = np.random.default_rng(20_270_115)
+        sources = np.arange(self.scenario.pairs) % len(self.scenario.labels)
+        hard = random.normal(size=self.scenario.pairs)
+        rows = []
+        for player in self.state.players:
+            quality = self.scenario.owners[player]
+            skill = np.array([quality.skill[s % len(quality.skill)] for s in sources])
+            rows.append(skill - 0.15 * hard * skill + quality.noise * random.normal(size=self.scenario.pairs))
+        return np.array(rows)
+
+    def _evaluate(self) -> None:
+        players = self.state.players
+        if len(players) < self.manifest.min_players:
+            self._take(Aborted(time=self._after(3), players=len(players)))
+            return
+        header = EvidenceHeader(
+            players=players,
+            adapters=tuple(self.state.reveals[player].adapter for player in players),
+            clusters=tuple(pair // 2 for pair in range(self.scenario.pairs)),
+            sources=tuple(pair % len(self.scenario.labels) for pair in range(self.scenario.pairs)),
+            labels=self.scenario.labels,
+            scale_bits=self.manifest.game.scale_bits,
+        )
+        self.evidence = MarginEvidence.from_margins(header, self._margins())
+        self._take(Evaluated(time=self._after(21), margins=self._put(self.evidence.encode())))
+
+    def _value(self) -> None:
+        shares = compute_shares(self.evidence, self.manifest)
+        self._take(Valued(time=self._after(1), shares=self._put(shares.encode())))
+
+    def _settle(self) -> None:
+        while (due := self.state.due(self.now)) is not None:
+            self._take(due)
+
+    def _finish(self) -> None:
+        adapter = None if self.state.shares is None else sha256(b"the consortium's adapter")
+        self._take(Finished(time=self._after(4), adapter=adapter))
+
+
+ORCHARD = {
+    "ash": Quality((0.9, 0.2, 0.7, 0.1), norm=4.1),
+    "birch": Quality((0.1, 0.8, 0.2, 0.6), norm=3.4, cosine=0.31),
+    "cedar": Quality((0.06, 0.02, 0.05, 0.03), noise=0.5, norm=0.9, cosine=0.08),
+    "dogwood": Quality((-0.6, -0.3, -0.7, -0.2), norm=3.9, cosine=-0.42),
+}
+
+SCENARIOS = {
+    "healthy": Scenario(
+        {
+            **ORCHARD,
+            "elm": Quality(fate="copy", norm=4.1),
+            "fir": Quality(fate="decline"),
+            "gum": Quality(fate="silent"),
+        }
+    ),
+    "underpowered": Scenario(
+        {name: replace(quality, noise=3.0) for name, quality in ORCHARD.items()}, pairs=16
+    ),
+    "no-gain": Scenario({"ash": ORCHARD["dogwood"], "birch": Quality((-0.4,) * 4)}),
+    "aborted": Scenario(
+        {"ash": ORCHARD["ash"], "elm": Quality(fate="copy"), "fir": Quality(fate="decline")},
+        changes={"min_players": 2},
+    ),
+    "open": Scenario(ORCHARD, until=Phase.OPEN),
+    "scoring": Scenario(ORCHARD, until=Phase.SCORING),
+    "valuing": Scenario(ORCHARD, until=Phase.VALUING),
+    "paying": Scenario(ORCHARD, until=Phase.PAYING),
+    "seven": Scenario(
+        {
+            name: Quality(tuple(np.roll((0.7, 0.2, 0.1, 0.3), place)), cosine=0.1 * place)
+            for place, name in enumerate(("ash", "birch", "cedar", "elm", "fir", "hazel"))
+        }
+        | {"gum": ORCHARD["dogwood"]}
+    ),
+    "crowd": Scenario(
+        {
+            f"owner-{number:02}": Quality(
+                tuple(np.roll((0.5, 0.1, -0.1, 0.2), number)) if number % 8 else (-0.3,) * 4,
+                noise=0.5,
+                norm=1 + number % 7,
+            )
+            for number in range(24)
+        },
+        pairs=600,
+    ),
+}
+
+
+@pytest.fixture
+def scenarios() -> Mapping[str, Scenario]:
+    return SCENARIOS
+
+
+@pytest.fixture
+def ledger_of(
+    tmp_path: Path, manifest_of: Callable[..., Manifest], key_of: Callable[[str], PrivateKey]
+) -> Callable[..., Path]:
+    """Plays rounds, one after the other, and publishes them to a folder `ledger`."""
+
+    def make(*rounds: Scenario) -> Path:
+        return publish_rounds(rounds, tmp_path / "run", manifest_of, key_of)
+
+    return make
+
+
+def publish_rounds(
+    scenarios: Sequence[Scenario],
+    folder: Path,
+    manifest_of: Callable[..., Manifest],
+    key_of: Callable[[str], PrivateKey],
+) -> Path:
+    plays: list[Play] = []
+    for number, scenario in enumerate(scenarios):
+        start = NOW + 3600 * number
+        fields = {
+            "round": number + 1,
+            "held_out": HeldOutTerms(root="0c" * 32, pairs=scenario.pairs, prompts=scenario.pairs // 2),
+            "deadlines": Deadlines(accept=start + ACCEPT_WITHIN, commit=start + 300, reveal=start + 400),
+            "interval": IntervalTerms(level=0.95, replicates=400, seed=1),
+            **scenario.changes,
+        }
+        manifest = manifest_of(*scenario.owners, **fields)
+        plays.append(Play(scenario, manifest, key_of, plays[-1].rounds if plays else ()))
+        plays[-1].play()
+    folder.mkdir(parents=True)
+    with Ledger.create(folder / "ledger.sqlite", plays[0].manifest.origin, key_of("operator")) as ledger:
+        for play in plays:
+            for data in play.blobs.values():
+                ledger.put_blob(data)
+            ledger.append([entry.encode() for entry in play.entries])
+        publish(ledger, folder / "ledger")
+    return folder / "ledger"
