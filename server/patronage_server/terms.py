@@ -7,9 +7,10 @@ the held-out pairs and the registered owners.
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from patronage_protocol.canonical import Digest
+from patronage_protocol.canonical import Digest, first_problem
+from patronage_protocol.errors import UsageError
 from patronage_protocol.manifest import (
     Deadlines,
     DpoTerms,
@@ -75,35 +76,40 @@ def draw_up(
     """The manifest of a round that opens `now` (Unix seconds).
 
     Raises:
-        UsageError: the base model has none of the target modules.
-        pydantic.ValidationError: two parties share a name or key.
+        UsageError: the base model has none of the target modules, or two parties share a name or key.
     """
     accept = now + terms.seconds.accept
     commit = accept + terms.seconds.commit
-    return Manifest(
-        schema_version=1,
-        consortium=consortium,
-        round=number,
-        seed=seed,
-        operator=operator,
-        owners=tuple(sorted(owners, key=lambda owner: owner.name)),
-        min_players=terms.min_players,
-        base_model=base.terms(),
-        lora=LoraTerms(
+    fields = {
+        "schema_version": 1,
+        "consortium": consortium,
+        "round": number,
+        "seed": seed,
+        "operator": operator,
+        "owners": tuple(sorted(owners, key=lambda owner: owner.name)),
+        "min_players": terms.min_players,
+        "base_model": base.terms(),
+        "lora": LoraTerms(
             rank=terms.lora.rank,
             alpha=terms.lora.alpha,
             init_seed=terms.lora.init_seed,
             groups=lora_groups(base.model, terms.lora.target_modules),
         ),
-        dpo=terms.dpo,
-        intake=terms.intake,
-        held_out=held_out,
-        game=terms.game,
-        interval=terms.interval,
-        payout=terms.payout,
-        deadlines=Deadlines(accept=accept, commit=commit, reveal=commit + terms.seconds.reveal),
-        versions=_versions(),
-    )
+        "dpo": terms.dpo,
+        "intake": terms.intake,
+        "held_out": held_out,
+        "game": terms.game,
+        "interval": terms.interval,
+        "payout": terms.payout,
+        "deadlines": Deadlines(accept=accept, commit=commit, reveal=commit + terms.seconds.reveal),
+        "versions": _versions(),
+    }
+    try:
+        return Manifest.model_validate(fields)
+    except ValidationError as error:
+        raise UsageError(
+            "terms and parties that make a manifest", got=first_problem(error), do="mend it and try again"
+        ) from error
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,160 @@
+"""Found a consortium on one machine: folders for its operator and owners, as each would have at home.
+
+    RUN/owners/<name>/     an owner's folder (its key, pairs and rounds)
+    RUN/operator/          the operator's folder (its key, terms, held-out pairs and store)
+    RUN/ledger/            the published ledger
+    RUN/adapter/           the consortium's adapter, a PEFT folder
+
+Keys follow from the seed, so that a run can be repeated to the byte; a real owner's key is random.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from patronage_protocol.canonical import sha256
+from patronage_protocol.errors import UsageError
+from patronage_protocol.files import new_folder, write_atomic
+from patronage_protocol.held_out import HeldOutSet
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.manifest import Manifest, Party
+from patronage_protocol.pair_files import write_pairs
+from patronage_protocol.policy import BaseModel
+from patronage_protocol.preferences import PreferencePair
+from patronage_server.terms import RoundTerms, draw_up
+
+__all__ = ["Consortium", "Plan", "found"]
+
+OPERATOR = "operator"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a simulated consortium is made of.
+
+    Attributes:
+        name: of the consortium.
+        seed: of keys, the held-out salts and the tie-break.
+        base_model: hub id, folder, GGUF file or `tiny`.
+        terms: the operator's choices for the round.
+        owners: owner to its pairs.
+        held_out: the pairs on which coalitions are scored.
+        device, threads, cache: how every party computes, as in owner.toml.
+    """
+
+    name: str
+    seed: int
+    base_model: str
+    terms: RoundTerms
+    owners: Mapping[str, Sequence[PreferencePair]]
+    held_out: Sequence[PreferencePair]
+    device: str = "auto"
+    threads: int = 0
+    cache: str = ""
+
+
+@dataclass(frozen=True)
+class Consortium:
+    """A founded consortium: where everybody's folder is."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def operator(self) -> Path:
+        """The operator's folder."""
+        return self.folder / OPERATOR
+
+    @property
+    def ledger(self) -> Path:
+        """The published ledger."""
+        return self.folder / "ledger"
+
+    @property
+    def owners(self) -> tuple[Path, ...]:
+        """The owners' folders, sorted by name."""
+        return tuple(self.folder / "owners" / owner.name for owner in self.manifest.owners)
+
+
+def found(folder: Path, plan: Plan, base: BaseModel, *, now: int) -> Consortium:
+    """Write the folders of a consortium whose first round opens `now` (Unix seconds).
+
+    Raises:
+        UsageError: the folder is not empty, there are fewer than two owners, or two have one key.
+        UnavailableError: a file cannot be written.
+    """
+    if len(plan.owners) < 2:
+        raise UsageError(
+            "at least two owners",
+            got=str(len(plan.owners)),
+            do="add a file for each further owner; shares of one owner alone need no protocol",
+        )
+    new_folder(folder)
+    keys = {name: _key(plan.seed, name) for name in (OPERATOR, *plan.owners)}
+    secret = _derive(plan.seed, "held-out")
+    manifest = draw_up(
+        plan.terms,
+        consortium=plan.name,
+        number=1,
+        seed=sha256(_derive(plan.seed, "round")),
+        operator=Party(name=OPERATOR, key=keys[OPERATOR].public.text),
+        owners=[Party(name=name, key=keys[name].public.text) for name in plan.owners],
+        base=base,
+        held_out=HeldOutSet(tuple(plan.held_out), secret).commitment,
+        now=now,
+    )
+    for name, pairs in plan.owners.items():
+        _found_owner(folder / "owners" / name, name, pairs, plan, keys)
+    _found_operator(folder / OPERATOR, manifest, secret, plan, keys[OPERATOR])
+    return Consortium(folder, manifest)
+
+
+def _found_owner(
+    folder: Path, name: str, pairs: Sequence[PreferencePair], plan: Plan, keys: Mapping[str, PrivateKey]
+) -> None:
+    folder.mkdir(parents=True)
+    keys[name].save(folder / "key.pem", None)
+    write_pairs(folder / "pairs.jsonl", pairs)
+    settings = {
+        "name": name,
+        "data": "pairs.jsonl",
+        "operator_key": keys[OPERATOR].public.text,
+        "accept": "any",
+        **_computing(plan),
+    }
+    _write_toml(folder / "owner.toml", settings)
+
+
+def _found_operator(folder: Path, manifest: Manifest, secret: bytes, plan: Plan, key: PrivateKey) -> None:
+    folder.mkdir()
+    key.save(folder / "key.pem", None)
+    write_atomic(folder / "held-out.secret", secret, mode=0o600)
+    write_pairs(folder / "held-out.jsonl", plan.held_out)
+    write_atomic(folder / "manifest.json", manifest.encode())
+    settings = {"published": "../ledger", "exported": "../adapter", **_computing(plan)}
+    _write_toml(folder / "operator.toml", settings)
+
+
+def _computing(plan: Plan) -> dict[str, str | int]:
+    return {
+        "base_model": plan.base_model,
+        "device": plan.device,
+        "threads": plan.threads,
+        "cache": plan.cache,
+    }
+
+
+def _write_toml(path: Path, settings: Mapping[str, str | int]) -> None:
+    """Strings and integers alone, whose JSON spelling is also TOML."""
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
+    write_atomic(path, "".join(lines).encode())
+
+
+def _key(seed: int, name: str) -> PrivateKey:
+    return PrivateKey.from_seed(_derive(seed, f"key of {name}"))
+
+
+def _derive(seed: int, purpose: str) -> bytes:
+    return hashlib.sha256(f"patronage simulation\n{seed}\n{purpose}\n".encode()).digest()

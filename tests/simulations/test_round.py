@@ -1,0 +1,295 @@
+"""Whole rounds with the real code of both sides: honest ones, hostile ones, interrupted ones."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patronage_protocol.adapters import encode
+from patronage_protocol.canonical import sha256
+from patronage_protocol.entries import AnyEntry, decode_entry
+from patronage_protocol.errors import PatronageError, UnavailableError, UsageError, VerificationError
+from patronage_protocol.keys import PrivateKey, PublicKey
+from patronage_protocol.notes import VerifierKey
+from patronage_protocol.policy import shared_base_model
+from patronage_protocol.published import read_published
+from patronage_protocol.receipts import Receipt
+from patronage_protocol.rounds import Phase, Round
+from patronage_protocol.verify import verify_ledger
+from patronage_simulations import consortium as consortium_module
+from patronage_simulations.consortium import Consortium, Plan, found
+from patronage_simulations.engines import run_local
+
+Adapter = Callable[..., dict[str, np.ndarray]]
+Trained = Callable[..., Consortium]
+
+
+def silent(_entry: AnyEntry, _state: Round) -> None:
+    """A listener that does nothing."""
+
+
+def run(consortium: Consortium) -> Round:
+    """Run the round to its end and return it as the published ledger tells it."""
+    run_local(consortium, silent)
+    return verify_ledger(consortium.ledger).rounds[-1]
+
+
+def entries(consortium: Consortium) -> list[dict[str, Any]]:
+    """The published entries without their times."""
+    ledger = read_published(consortium.ledger)
+    return [{**json.loads(entry), "time": 0} for entry in ledger.entries]
+
+
+def test_an_honest_round_ends_in_a_ledger_that_verifies_and_receipts_that_stand_alone(
+    trained: Trained,
+) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    final = run(consortium)
+    assert final.phase is Phase.FINAL
+    assert final.players == ("ann", "bob", "cy")
+    key = VerifierKey.ed25519(
+        consortium.manifest.origin, PublicKey.from_base64(consortium.manifest.operator.key)
+    )
+    assert final.settlement is not None
+    for home, payment in zip(consortium.owners, final.settlement.payments, strict=True):
+        receipt = Receipt.parse((home / "rounds" / "orchard-1" / "receipt.tlog-proof").read_bytes())
+        paid = decode_entry(receipt.verify(key))
+        assert (paid.kind, paid.owner, paid.amount) == ("pay", home.name, payment.amount)  # type: ignore[union-attr]
+
+
+def test_the_exported_adapter_is_the_one_that_the_ledger_names(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2})
+    final = run(consortium)
+    exported = (consortium.folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert final.adapter == sha256(exported)
+
+
+def test_the_same_seed_gives_the_same_round(trained: Trained, tmp_path: Path) -> None:
+    first = trained({"ann": 1, "bob": 2})
+    run(first)
+    kept = first.folder.rename(tmp_path / "first")
+    second = trained({"ann": 1, "bob": 2})
+    run(second)
+    # Deadlines are set by the clock, and everything that is signed names the manifest that holds them.
+    shares = [read_published(folder / "ledger").blobs for folder in (kept, second.folder)]
+    margins = [{d: b for d, b in blobs.items() if b"\n" in b} for blobs in shares]
+    assert margins[0] == margins[1]
+
+
+def with_nan(adapter: dict[str, np.ndarray]) -> bytes:
+    data = bytearray(encode(adapter))
+    data[-4:] = struct.pack("<f", float("nan"))
+    return bytes(data)
+
+
+def with_header(data: bytes, change: Callable[[str], str]) -> bytes:
+    """The same file with another header."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = change(data[8 : 8 + length].decode().rstrip()).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
+
+
+def first_tensor_again(header: str) -> str:
+    name = next(iter(json.loads(header)))
+    return header.replace("{", '{"' + name + '":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},', 1)
+
+
+BAD_ADAPTERS: dict[str, tuple[Callable[[dict[str, np.ndarray]], bytes], str]] = {
+    "a value that is NaN": (with_nan, "finite"),
+    "a tensor of another shape": (lambda a: encode({k: t[:, :1].copy() for k, t in a.items()}), "shape"),
+    "tensors of another dtype": (
+        lambda a: with_header(encode(a), lambda header: header.replace("F32", "F16")),
+        "dtype|F16|float32",
+    ),
+    "a tensor too many": (lambda a: encode({**a, "zz.lora_A.weight": next(iter(a.values()))}), "zz"),
+    "a tensor too few": (lambda a: encode(dict(list(a.items())[1:])), "lora"),
+    "a JSON key twice": (lambda a: with_header(encode(a), first_tensor_again), "twice"),
+    "a huge header": (lambda a: struct.pack("<Q", 2**40) + encode(a)[8:], "header"),
+    "a norm beyond the cap": (lambda a: encode({k: 100 * t for k, t in a.items()}), "norm of dW"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_ADAPTERS)
+def test_an_adapter_that_breaks_the_format_is_rejected_with_its_reason_and_the_round_goes_on(
+    trained: Trained, adapter: Adapter, plan_of: Callable[..., Plan], tmp_path: Path, fault: str
+) -> None:
+    make, problem = BAD_ADAPTERS[fault]
+    probe = trained({"ann": 1, "bob": 2, "eve": 3})
+    bad = make(adapter(probe.manifest, 3))
+    (probe.folder / "owners" / "eve" / "rounds" / "orchard-1" / "adapter.safetensors").write_bytes(bad)
+    final = run(probe)
+    assert final.players == ("ann", "bob")
+    assert re.search(problem, final.verdicts["eve"].reason)
+    assert final.settlement is not None
+    assert {p.owner: p.reason for p in final.settlement.payments}["eve"] == "rejected"
+
+
+def test_a_copy_is_rejected_even_behind_a_change_of_basis(
+    trained: Trained, adapter: Adapter, rotated: Adapter
+) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "mimic": 3})
+    copied = rotated(adapter(consortium.manifest, 1), consortium.manifest.lora, seed=9)
+    folder = consortium.folder / "owners" / "mimic" / "rounds" / "orchard-1"
+    (folder / "adapter.safetensors").write_bytes(encode(copied))
+    final = run(consortium)
+    assert final.players == ("ann", "bob")
+    verdict = final.verdicts["mimic"]
+    assert verdict.nearest is not None
+    assert verdict.nearest.owner == "ann"
+    assert verdict.nearest.cosine == pytest.approx(1.0, abs=1e-6)
+
+
+def test_an_owner_that_crashes_forfeits_and_the_others_are_paid(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    home = consortium.folder / "owners" / "cy"
+    shutil.rmtree(home / "rounds")
+    (home / "rounds").write_text("in the way of the folder")
+    final = run(consortium)
+    assert final.players == ("ann", "bob")
+    assert final.owners(*(s for s in final.standing.values() if s.value == "forfeited")) == ("cy",)
+
+
+def test_an_owner_with_another_base_model_declines_in_its_own_words(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    config = consortium.folder / "owners" / "cy" / "owner.toml"
+    config.write_text(config.read_text() + 'precision = "bfloat16"\n')
+    final = run(consortium)
+    assert final.standing["cy"].value == "declined"
+    assert final.players == ("ann", "bob")
+
+
+def test_an_owner_that_trusts_another_operator_does_not_answer(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    config = consortium.folder / "owners" / "cy" / "owner.toml"
+    stranger = consortium.manifest.owners[0].key
+    config.write_text(config.read_text().replace(consortium.manifest.operator.key, stranger))
+    final = run(consortium)
+    assert final.standing["cy"].value == "forfeited"
+
+
+class Interrupted(BaseException):
+    """The operator's process ends here."""
+
+
+def test_an_operator_that_is_interrupted_after_any_entry_goes_on_to_the_same_ledger(
+    trained: Trained, tmp_path: Path
+) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "mimic": 1})
+    founded = tmp_path / "founded"
+    shutil.copytree(consortium.folder, founded)
+    run(consortium)
+    expected = entries(consortium)
+    for last in range(len(expected)):
+        shutil.rmtree(consortium.folder)
+        shutil.copytree(founded, consortium.folder)
+        seen: list[AnyEntry] = []
+
+        def until(entry: AnyEntry, _state: Round, seen: list[AnyEntry] = seen, last: int = last) -> None:
+            seen.append(entry)
+            if len(seen) > last:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            run_local(consortium, until)
+        run(consortium)
+        assert entries(consortium) == expected, f"interrupted after {seen[-1].kind}"
+
+
+@pytest.mark.parametrize("write", range(0, 24, 3))
+def test_a_full_disk_leaves_a_ledger_that_verifies_or_none_that_claims_to_be(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    consortium = trained({"ann": 1, "bob": 2})
+    fsync, calls = os.fsync, iter(range(10_000))
+
+    def full_after_some(descriptor: int) -> None:
+        if next(calls) >= write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_after_some)
+    with pytest.raises(UnavailableError, match="No space left on device"):
+        run_local(consortium, silent)
+    monkeypatch.undo()
+    with pytest.raises((UnavailableError, VerificationError)):
+        verify_ledger(consortium.ledger)
+    assert run(consortium).phase is Phase.FINAL, "with room again the round goes on"
+
+
+def refused(ledger: Path) -> bool:
+    """Whether a verifier turns a ledger down, in a way that a command reports in one line."""
+    try:
+        verify_ledger(ledger)
+    except PatronageError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("every", [101, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_ledger_with_one_changed_byte_in_any_file_is_refused(trained: Trained, every: int) -> None:
+    consortium = trained({"ann": 1, "bob": 2})
+    run(consortium)
+    places = [
+        (path, k)
+        for path in sorted(consortium.ledger.rglob("*"))
+        if path.is_file()
+        for k in range(path.stat().st_size)
+    ]
+    accepted = []
+    for path, k in places[::every]:
+        data = path.read_bytes()
+        path.write_bytes(data[:k] + bytes([data[k] ^ 1 << k % 8]) + data[k + 1 :])
+        if not refused(consortium.ledger):
+            accepted.append((path.name, k))
+        path.write_bytes(data)
+    assert accepted == []
+    assert not refused(consortium.ledger)
+
+
+def test_a_missing_or_additional_file_is_refused(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2})
+    run(consortium)
+    for path in [path for path in sorted(consortium.ledger.rglob("*")) if path.is_file()]:
+        data = path.read_bytes()
+        path.unlink()
+        assert refused(consortium.ledger), path
+        path.write_bytes(data)
+        extra = path.with_name("extra")
+        extra.write_bytes(data)
+        assert refused(consortium.ledger), extra
+        extra.unlink()
+    stray = consortium.ledger / "blobs" / "sha256" / sha256(b"stray")
+    stray.write_bytes(b"stray")
+    assert refused(consortium.ledger), "a blob that no entry names"
+
+
+def test_one_owner_alone_is_no_consortium(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least two owners"):
+        found(tmp_path / "run", plan_of("ann"), shared_base_model("tiny"), now=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_owners_with_one_key_are_refused(
+    plan_of: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        consortium_module, "_key", lambda _seed, name: PrivateKey.from_seed(name[:1].encode() * 32)
+    )
+    with pytest.raises(UsageError, match=r"ann\w* and ann\w* have the same key"):
+        found(tmp_path / "run", plan_of("ann", "anna"), shared_base_model("tiny"), now=0)
+
+
+def test_a_folder_that_is_not_empty_is_not_used(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="name another with --out"):
+        found(tmp_path, plan_of("ann", "bob"), shared_base_model("tiny"), now=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
