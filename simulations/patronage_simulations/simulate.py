@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from patronage_server.report import render_report
-
 from patronage_protocol.policy import shared_base_model
 from patronage_protocol.rounds import Round
-from patronage_protocol.verify import verify_ledger
+from patronage_server.report import read_report, save
 from patronage_simulations.consortium import Plan, found
 from patronage_simulations.engines import ENGINES, SimulatedClock
 from patronage_simulations.progress import Progress
