@@ -70,7 +70,7 @@ class Guard:
             UnavailableError: it cannot be written.
         """
         data = signed.encode()
-        if not self.path.exists() or files.read_bytes(self.path, limit=MAX_NOTE_BYTES) != data:
+        if self._identity() is None or files.read_bytes(self.path, limit=MAX_NOTE_BYTES) != data:
             files.write_atomic(self.path, data)
         self._seen = self._identity()
 

@@ -45,18 +45,25 @@ def publish(ledger: Ledger, folder: Path, *, blobs: Iterable[str] | None = None)
         VerificationError: the checkpoint in the folder is no earlier one of this ledger; nothing was touched.
         UnavailableError: a file cannot be written; the checkpoint that was published before is still whole.
     """
-    _require_continuation(ledger, folder)
-    _make_folder(folder)
-    _sweep(folder)
-    signed = ledger.checkpoint
-    for tile in tiles_of_size(signed.checkpoint.size):
-        if not (folder / tile.path).exists():
-            _write(folder / tile.path, _content(ledger, tile))
-    for digest in ledger.blobs() if blobs is None else sorted(set(blobs)):
-        if not (folder / blob_path(digest)).exists():
-            _write(folder / blob_path(digest), ledger.blob(digest))
-    _write(folder / CHECKPOINT, signed.encode())
-    _drop_outgrown(folder, signed.checkpoint.size)
+    try:
+        _require_continuation(ledger, folder)
+        _make_folder(folder)
+        _sweep(folder)
+        signed = ledger.checkpoint
+        for tile in tiles_of_size(signed.checkpoint.size):
+            if not (folder / tile.path).exists():
+                _write(folder / tile.path, _content(ledger, tile))
+        for digest in ledger.blobs() if blobs is None else sorted(set(blobs)):
+            if not (folder / blob_path(digest)).exists():
+                _write(folder / blob_path(digest), ledger.blob(digest))
+        _write(folder / CHECKPOINT, signed.encode())
+        _drop_outgrown(folder, signed.checkpoint.size)
+    except OSError as error:
+        raise UnavailableError(
+            f"a folder {folder} that can be read and written",
+            got=error.strerror or str(error),
+            do="see to the disk, then publish again; what was published before is still whole",
+        ) from error
 
 
 def blob_path(digest: str) -> str:
@@ -95,14 +102,9 @@ def _write(path: Path, data: bytes) -> None:
 
 def _make_folder(folder: Path) -> None:
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        for place in reversed(missing):
-            place.mkdir(exist_ok=True)
-            files.fsync_folder(place.parent)
-    except OSError as error:
-        raise UnavailableError(
-            f"a folder {folder}", got=error.strerror or str(error), do="make room or choose another place"
-        ) from error
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
+        files.fsync_folder(place.parent)
 
 
 def _sweep(folder: Path) -> None:

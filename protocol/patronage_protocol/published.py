@@ -19,6 +19,7 @@ from pathlib import Path
 from patronage_protocol import files, merkle
 from patronage_protocol.checkpoints import SignedCheckpoint
 from patronage_protocol.errors import FormatError, UnavailableError, UsageError, VerificationError
+from patronage_protocol.ledger import MAX_BLOB_BYTES
 from patronage_protocol.notes import MAX_NOTE_BYTES, VerifierKey
 from patronage_protocol.publish import BLOBS, CHECKPOINT
 from patronage_protocol.tiles import (
@@ -48,7 +49,7 @@ class BlobFolder(Mapping[str, bytes]):
         if digest not in self._digests:
             raise KeyError(digest)
         path = self._folder / digest
-        data = files.read_bytes(path, limit=path.stat().st_size)
+        data = files.read_bytes(path, limit=MAX_BLOB_BYTES)
         if hashlib.sha256(data).hexdigest() != digest:
             raise _refused(f"bytes with SHA-256 {digest}", "other bytes", path)
         return data
@@ -94,7 +95,12 @@ def read_published(folder: Path) -> PublishedLedger:
         VerificationError: a file is missing or superfluous, or does not follow from the entries.
     """
     signed = SignedCheckpoint.parse(_read(folder / CHECKPOINT, MAX_NOTE_BYTES))
-    tiles, digests = _listing(folder)
+    try:
+        tiles, digests = _listing(folder)
+    except OSError as error:
+        raise UnavailableError(
+            f"a readable folder {folder}", got=error.strerror or str(error), do="check the disk"
+        ) from error
     size = signed.checkpoint.size
     needed = set(tiles_of_size(size))
     _require_all(folder, needed, tiles)
@@ -127,9 +133,7 @@ def _listing(folder: Path) -> tuple[set[Tile], set[str]]:
 
 def _regular_files(folder: Path) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        raise UnavailableError(
-            f"a readable folder {folder}", got=error.strerror or str(error), do="check the path"
-        ) from error
+        raise error
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         for name in folders + names:
