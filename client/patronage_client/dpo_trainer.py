@@ -168,6 +168,7 @@ def trainer_arguments(base: BaseModel, dpo: DpoTerms, folder: Path, *, save_memo
         max_grad_norm=dpo.max_grad_norm,
         max_length=dpo.max_length,
         seed=dpo.seed % 2**32,
+        train_sampling_strategy="sequential",  # the order is that of `training_order`
         optim="adamw_torch",
         weight_decay=0.0,
         bf16=base.precision == "bfloat16",

@@ -5,6 +5,7 @@ DPO (Rafailov et al. 2023, arXiv 2305.18290) by TRL's DPOTrainer on a PEFT LoRA 
 round's common adapter. The base model is shared, not copied: the trainer gets a second skeleton of modules
 around the same frozen tensors, so that whatever it wraps and patches is thrown away with the skeleton.
 
+The pairs decide the order in which they are trained on (`training_order`), and not their order in a file.
 Same base model, pairs, terms, software, kind of processor and number of threads: same bytes, also after an
 interruption. Checkpoints lie in a folder named by the first three of these, and are removed at the end.
 """
@@ -41,7 +42,7 @@ from patronage_protocol.manifest import DpoTerms, LoraTerms
 from patronage_protocol.policy import BaseModel, TokenizedPair, completion_logprobs, tokenize_pairs
 from patronage_protocol.policy.quiet import quiet_transformers
 from patronage_protocol.policy.scoring import shares_prompts
-from patronage_protocol.preferences import PreferencePair
+from patronage_protocol.preferences import PreferencePair, training_order
 
 __all__ = ["TrainedAdapter", "TrainingStatistics", "train_adapter"]
 
@@ -104,7 +105,8 @@ def train_adapter(
             do=f"set CUDA_VISIBLE_DEVICES={base.device.index} and use cuda",
         )
     started = time.monotonic()
-    tokens = tokenize_pairs(base, pairs, max_length=dpo.max_length)
+    tokenized = tokenize_pairs(base, pairs, max_length=dpo.max_length)
+    tokens = [tokenized[index] for index in training_order(pairs, seed=dpo.seed)]
     folder = workdir / _job(base, tokens, dpo, lora)
     with _undisturbed(threads):
         try:

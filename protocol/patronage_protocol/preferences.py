@@ -15,7 +15,7 @@ from pydantic import ValidationError, model_validator
 from patronage_protocol.canonical import Canonical, canonical_bytes, sha256
 from patronage_protocol.errors import DataError
 
-__all__ = ["ChatMessage", "Overlap", "PreferencePair", "overlap", "pair_from_row"]
+__all__ = ["ChatMessage", "Overlap", "PreferencePair", "overlap", "pair_from_row", "training_order"]
 
 
 class ChatMessage(Canonical):
@@ -88,6 +88,18 @@ def overlap(held_out: Sequence[PreferencePair], owner_pairs: Iterable[Preference
         pairs=tuple(j for j, pair in enumerate(held_out) if _comparison(pair) in comparisons),
         prompts=tuple(j for j, pair in enumerate(held_out) if pair.prompt in prompts),
     )
+
+
+def training_order(pairs: Sequence[PreferencePair], *, seed: int) -> tuple[int, ...]:
+    """The order in which every owner trains on its pairs, as indices: by SHA-256(seed || LF || pair).
+
+    The pairs decide it and not the file, so whoever copies a file and shuffles or relabels it trains to the
+    same adapter, and whoever exchanges some pairs to a similar one; in another order the few steps of
+    stochastic training lead elsewhere, and a copy could not be told from an honest owner (docs/scenarios.md).
+    """
+    prefix = f"{seed}\n".encode()
+    keys = [sha256(prefix + pair.model_copy(update={"source": ""}).encode()) for pair in pairs]
+    return tuple(sorted(range(len(pairs)), key=keys.__getitem__))
 
 
 def pair_from_row(row: object) -> PreferencePair:

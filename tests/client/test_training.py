@@ -32,7 +32,7 @@ from patronage_protocol.policy import (
     tokenize_pairs,
 )
 from patronage_protocol.policy.base import weights_digest
-from patronage_protocol.preferences import PreferencePair
+from patronage_protocol.preferences import PreferencePair, training_order
 
 DPO = DpoTerms(
     beta=0.1,
@@ -124,6 +124,13 @@ def test_the_same_inputs_give_the_same_bytes_also_after_another_owner(
     assert again.digest == trained.digest
     assert other.digest != trained.digest
     assert abs(cosine(other.tensors, trained.tensors, lora)) < 0.999
+
+
+def test_the_order_of_the_pairs_in_the_file_does_not_matter(
+    base: BaseModel, lora: LoraTerms, trained: TrainedAdapter, tmp_path: Path
+) -> None:
+    shuffled = train_adapter(base, some_pairs("alice")[::-1], dpo=DPO, lora=lora, workdir=tmp_path)
+    assert shuffled.digest == trained.digest
 
 
 def test_the_base_model_and_the_random_state_are_left_as_they_were(
@@ -232,7 +239,8 @@ def test_the_adapter_is_the_one_that_trl_trains(
     monkeypatch.setattr(training, "shares_prompts", lambda _: share)
     ours = train_adapter(base, pairs, dpo=dpo, lora=lora, workdir=tmp_path)
     arguments = trainer_arguments(base, dpo, tmp_path, save_memory=False)
-    columns = {name: [getattr(pair, name) for pair in pairs] for name in ("prompt", "chosen", "rejected")}
+    ordered = [pairs[index] for index in training_order(pairs, seed=dpo.seed)]
+    columns = {name: [getattr(pair, name) for pair in ordered] for name in ("prompt", "chosen", "rejected")}
     trainer = PlainTrainer(
         model=load_base_model("tiny", device="cpu").model,
         args=replace(arguments, remove_unused_columns=True),
@@ -330,7 +338,7 @@ torch.set_num_threads(1)
 from patronage_client.training import train_adapter
 from patronage_protocol.manifest import DpoTerms, LoraTerms
 from patronage_protocol.policy import load_base_model, lora_groups
-from patronage_protocol.preferences import PreferencePair
+from patronage_protocol.preferences import PreferencePair, training_order
 base = load_base_model("tiny", device="cpu")
 lora = LoraTerms(rank=4, alpha=8.0, init_seed=5, groups=lora_groups(base.model, ["q_proj"]))
 dpo = DpoTerms(beta=0.1, learning_rate=1e-3, epochs=1, batch_size=2, gradient_accumulation=1, warmup_steps=0,

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patronage_protocol.errors import DataError
-from patronage_protocol.preferences import ChatMessage, PreferencePair, overlap, pair_from_row
+from patronage_protocol.preferences import ChatMessage, PreferencePair, overlap, pair_from_row, training_order
 
 
 def message(role: str, content: str) -> dict[str, str]:
@@ -122,3 +122,31 @@ def test_no_overlap_without_a_common_prompt() -> None:
     chat = pair_from_row(CHAT)
     assert overlap([chat], [pair_from_row(PLAIN)]).prompts == ()
     assert overlap([chat], [chat]).pairs == (0,)
+
+
+def numbered(count: int) -> list[PreferencePair]:
+    return [PreferencePair(prompt=f"p{k}", chosen="c", rejected="r", source=f"s{k}") for k in range(count)]
+
+
+@given(st.permutations(numbered(12)), st.integers())
+def test_the_training_order_does_not_depend_on_order_or_labels_in_the_file(
+    shuffled: list[PreferencePair], seed: int
+) -> None:
+    pairs = numbered(12)
+    unlabelled = [pair.model_copy(update={"source": ""}) for pair in shuffled]
+    expected = [pairs[index].prompt for index in training_order(pairs, seed=seed)]
+    assert [shuffled[index].prompt for index in training_order(shuffled, seed=seed)] == expected
+    assert [unlabelled[index].prompt for index in training_order(unlabelled, seed=seed)] == expected
+
+
+def test_leaving_a_pair_out_leaves_the_training_order_of_the_others() -> None:
+    pairs = numbered(20)
+    expected = [pairs[index].prompt for index in training_order(pairs, seed=1) if index != 7]
+    fewer = pairs[:7] + pairs[8:]
+    assert [fewer[index].prompt for index in training_order(fewer, seed=1)] == expected
+
+
+def test_the_training_order_is_another_with_another_seed() -> None:
+    pairs = numbered(20)
+    assert training_order(pairs, seed=1) != training_order(pairs, seed=2)
+    assert sorted(training_order(pairs, seed=1)) == list(range(20))
