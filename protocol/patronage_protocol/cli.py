@@ -60,6 +60,8 @@ def main() -> None:
 
 def application() -> typer.Typer:
     """The root application with the commands of every installed component."""
+    from patronage_protocol.ledger_cli import register as ledger_commands
+
     app = typer.Typer(
         name="patronage",
         no_args_is_help=True,
@@ -70,6 +72,7 @@ def application() -> typer.Typer:
     app.callback()(_root)
     app.command()(verify)
     app.command()(keygen)
+    ledger_commands(app)
     for entry_point in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         entry_point.load()(app)
     return app

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from patronage_protocol.merkle import HASH_BYTES, Frontier
+from patronage_protocol.merkle import HASH_BYTES, Frontier, NodeSource
 from patronage_protocol.tiles import TILE_WIDTH, node_in_tile, perfect_root
 
-__all__ = ["FullTile", "StoredTree"]
+__all__ = ["FullTile", "StoredTree", "nodes_of_leaves"]
 
 CACHED_TILES = 512
 
@@ -98,6 +98,19 @@ class StoredTree:
             self._full[level] += 1
             hashes.clear()
             level += 1
+
+
+def nodes_of_leaves(leaves: Sequence[bytes]) -> NodeSource:
+    """A node source over leaf hashes in memory."""
+    stored: dict[tuple[int, int], FullTile] = {}
+
+    def fetch(level: int, number: int) -> tuple[bytes, bytes]:
+        tile = stored[level, number]
+        return tile.hashes, tile.middle
+
+    tree, filled = StoredTree(0, [], fetch).extended(leaves)
+    stored |= {(tile.level, tile.number): tile for tile in filled}
+    return tree.node
 
 
 def _split(hashes: bytes, first: int, count: int) -> list[bytes]:

@@ -13,14 +13,16 @@ keeps the log alive when all f stay silent.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
+from patronage_protocol import files
 from patronage_protocol.checkpoints import SignedCheckpoint
 from patronage_protocol.cosignatures import cosignature_time
 from patronage_protocol.errors import FormatError, UsageError, VerificationError
 from patronage_protocol.notes import SignatureType, VerifierKey
 
-__all__ = ["Group", "TrustPolicy", "Witnessed", "flat_policy", "quorum_size"]
+__all__ = ["Group", "TrustPolicy", "Witnessed", "flat_policy", "quorum_size", "read_trust"]
 
 MAX_POLICY_BYTES = 1 << 20
 _MAX_NAMES = 1024
@@ -129,6 +131,19 @@ class TrustPolicy:
         if group is None:
             return name in present
         return sum(self._witnessed(member, present) for member in group.members) >= group.threshold
+
+
+def read_trust(path: Path) -> TrustPolicy:
+    """Read a policy file; a file with a vkey alone is the policy of that log, with no witness asked for.
+
+    Raises:
+        UnavailableError: it cannot be read.
+        FormatError: it is neither.
+    """
+    data = files.read_bytes(path, limit=MAX_POLICY_BYTES)
+    if len(data.split()) == 1:
+        return TrustPolicy((_vkey(data.strip(), SignatureType.ED25519),), {}, {}, None)
+    return TrustPolicy.parse(data)
 
 
 def quorum_size(witnesses: int, faulty: int) -> int:
