@@ -176,12 +176,7 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise _failed(path, error) from error
     try:
-        for pragma in (
-            "trusted_schema=OFF",
-            "cell_size_check=ON",
-            "recursive_triggers=ON",
-            "foreign_keys=ON",
-        ):
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
     except sqlite3.Error as error:
         connection.close()

@@ -14,7 +14,7 @@ from patronage_protocol.checkpoints import SignedCheckpoint
 from patronage_protocol.database import Database
 from patronage_protocol.errors import PatronageError
 from patronage_protocol.keys import PublicKey
-from patronage_protocol.ledger import APPLICATION_ID
+from patronage_protocol.ledger_schema import APPLICATION_ID
 from patronage_protocol.notes import VerifierKey
 from patronage_protocol.stored_tree import StoredTree
 
@@ -93,14 +93,17 @@ def _heads(database: Database, leaves: list[bytes]) -> Iterator[str]:
 
 
 def _signatures(database: Database) -> Iterator[str]:
-    origin = str(database.query("SELECT origin FROM log")[0][0])
+    log = database.one("SELECT origin FROM log")
     keys = database.query("SELECT since, key FROM keys ORDER BY since")
+    if log is None or not keys or keys[0][0] != 0:
+        yield "log, keys: no origin, or no key from the start"
+        return
     roots: dict[int, bytes] = dict(database.query("SELECT size, root FROM heads"))
     for size, note in database.query("SELECT size, note FROM signed_heads ORDER BY size"):
         try:
             signed = SignedCheckpoint.parse(note)
             key = [key for since, key in keys if since <= size][-1]
-            signed.verify(VerifierKey.ed25519(origin, PublicKey.from_base64(key)))
+            signed.verify(VerifierKey.ed25519(log[0], PublicKey.from_base64(key)))
         except PatronageError as error:
             yield f"signed_heads: {size}: {error}"
             continue

@@ -30,45 +30,15 @@ from patronage_protocol.errors import (
 )
 from patronage_protocol.guard import Guard
 from patronage_protocol.keys import PrivateKey, PublicKey
+from patronage_protocol.ledger_schema import APPLICATION_ID, SCHEMA
 from patronage_protocol.notes import Note, NoteSignature, VerifierKey
 from patronage_protocol.stored_tree import StoredTree
 from patronage_protocol.tiles import MAX_ENTRY_BYTES, TILE_WIDTH
 
-__all__ = ["APPLICATION_ID", "MAX_BLOB_BYTES", "Ledger"]
+__all__ = ["MAX_BLOB_BYTES", "Ledger"]
 
-APPLICATION_ID = 0x50415452  # "PATR"
 MAX_BLOB_BYTES = 500_000_000
 """Half of what SQLite can hold in one value."""
-
-_TABLES = """
-CREATE TABLE log (origin TEXT NOT NULL) STRICT;
-CREATE TABLE keys (since INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE entries (number INTEGER PRIMARY KEY, data BLOB NOT NULL CHECK (length(data) <= 65535)) STRICT;
-CREATE TABLE tiles (level INTEGER NOT NULL, number INTEGER NOT NULL,
-    hashes BLOB NOT NULL CHECK (length(hashes) = 8192), middle BLOB NOT NULL CHECK (length(middle) = 512),
-    root BLOB NOT NULL CHECK (length(root) = 32),
-    PRIMARY KEY (level, number)) STRICT;
-CREATE TABLE heads (size INTEGER PRIMARY KEY, root BLOB NOT NULL CHECK (length(root) = 32)) STRICT;
-CREATE TABLE signed_heads (size INTEGER PRIMARY KEY REFERENCES heads, note BLOB NOT NULL) STRICT;
-CREATE TABLE cosignatures (size INTEGER NOT NULL REFERENCES heads, name TEXT NOT NULL, keyid BLOB NOT NULL,
-    signature BLOB NOT NULL, PRIMARY KEY (size, name, keyid)) STRICT;
-CREATE TABLE blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT;
-CREATE TRIGGER entries_in_order BEFORE INSERT ON entries
-    WHEN new.number IS NOT (SELECT coalesce(max(number) + 1, 0) FROM entries)
-    BEGIN SELECT RAISE(ABORT, 'an entry out of order'); END;
-CREATE TRIGGER heads_in_order BEFORE INSERT ON heads
-    WHEN new.size <= (SELECT max(size) FROM heads)
-    BEGIN SELECT RAISE(ABORT, 'a head that does not grow'); END;
-"""
-_APPEND_ONLY = """
-CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table}
-    BEGIN SELECT RAISE(ABORT, '{table} only grows'); END;
-"""
-_SCHEMA = _TABLES + "".join(
-    _APPEND_ONLY.format(table=table, verb=verb)
-    for table in ("log", "keys", "entries", "tiles", "heads", "signed_heads", "cosignatures", "blobs")
-    for verb in ("UPDATE", "DELETE")
-)
 
 
 class Ledger:
@@ -96,17 +66,21 @@ class Ledger:
             guard: a file in a second place for the head signed last.
 
         Raises:
-            UsageError: there is something at `path`.
+            UsageError: there is something at `path`, or in the second place.
             FormatError: the origin is not a key name.
             UnavailableError: it cannot be written.
         """
         empty = Checkpoint(origin, 0, merkle.EMPTY_ROOT)
+        if guard is not None and guard.exists():
+            raise UsageError(
+                f"no head in the second place {guard}", got="one of another ledger", do="choose another place"
+            )
         rows: dict[str, list[tuple[Any, ...]]] = {
             "log": [(origin,)],
             "keys": [(0, key.public.text)],
             "heads": [(empty.size, empty.root)],
         }
-        database = Database.create(path, application_id=APPLICATION_ID, schema=_SCHEMA, rows=rows)
+        database = Database.create(path, application_id=APPLICATION_ID, schema=SCHEMA, rows=rows)
         return cls._take(database, key, guard)
 
     @classmethod

@@ -51,6 +51,8 @@ def test_a_sound_store_has_no_problems_even_while_it_is_open(store: Path) -> Non
             "UPDATE signed_heads SET note = (SELECT note FROM signed_heads WHERE size = 258) WHERE size = 3",
             "another",
         ),
+        ("DELETE FROM keys", "no key from the start"),
+        ("DELETE FROM log", "no origin"),
         ("UPDATE blobs SET data = x'00'", "blobs:"),
     ],
 )

@@ -113,6 +113,20 @@ def test_another_key_does_not_open_the_ledger(tmp_path: Path) -> None:
     Ledger.open(path, KEY).close()
 
 
+def test_the_store_waits_for_the_disk(ledger: Ledger) -> None:
+    pragmas = {name: ledger._database.one(f"PRAGMA {name}") for name in ("journal_mode", "synchronous")}
+    assert pragmas == {"journal_mode": ("wal",), "synchronous": (2,)}  # 2 is FULL
+    for name in ("foreign_keys", "recursive_triggers", "cell_size_check"):
+        assert ledger._database.one(f"PRAGMA {name}") == (1,)
+
+
+def test_the_second_place_of_another_ledger_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "guard").write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match="second place"):
+        Ledger.create(tmp_path / "ledger.sqlite", ORIGIN, KEY, guard=tmp_path / "guard")
+    assert [path.name for path in tmp_path.iterdir()] == ["guard"]
+
+
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.sqlite"
     connection = sqlite3.connect(other)
