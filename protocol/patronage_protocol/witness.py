@@ -16,7 +16,7 @@ from typing import Self
 
 from patronage_protocol import merkle
 from patronage_protocol.checkpoints import Checkpoint, SignedCheckpoint
-from patronage_protocol.cosignatures import Cosigner
+from patronage_protocol.cosignatures import Cosigner, cosignature_time
 from patronage_protocol.database import Database
 from patronage_protocol.errors import (
     FormatError,
@@ -28,8 +28,16 @@ from patronage_protocol.errors import (
 from patronage_protocol.ledger import Ledger
 from patronage_protocol.notes import MAX_NOTE_BYTES, NoteSignature, VerifierKey
 from patronage_protocol.strict import base64_bytes, base64_text, decimal, shortened, utf8
+from patronage_protocol.trust import TrustPolicy
 
-__all__ = ["AddCheckpoint", "Seen", "Witness", "judge", "request_cosignature"]
+__all__ = [
+    "AddCheckpoint",
+    "Seen",
+    "Witness",
+    "accept_cosignatures",
+    "judge",
+    "request_cosignature",
+]
 
 APPLICATION_ID = 0x50415457  # "PATW"
 MAX_PROOF_HASHES = 63
@@ -231,3 +239,27 @@ def request_cosignature(ledger: Ledger, old_size: int) -> AddCheckpoint:
         )
     own = SignedCheckpoint(signed.checkpoint, type(signed.note)(signed.note.text, signed.note.signatures[:1]))
     return AddCheckpoint(old_size, ledger.consistency_proof(old_size, size), own)
+
+
+def accept_cosignatures(
+    ledger: Ledger, request: AddCheckpoint, lines: Sequence[NoteSignature], policy: TrustPolicy
+) -> SignedCheckpoint:
+    """Check what witnesses answered to `request`, store it, and return the checkpoint that has its quorum.
+
+    Raises:
+        VerificationError: a line is by no witness of the policy or does not verify, nothing was stored; or
+            there is no quorum yet, and the good lines were stored.
+    """
+    head = request.signed.checkpoint
+    signed = SignedCheckpoint(head, request.signed.note.with_signatures(*lines))
+    known = {(key.name, key.keyid) for key in policy.witnesses.values() if cosignature_time(signed, key)}
+    strangers = [line.name for line in lines if (line.name, line.keyid) not in known]
+    if strangers:
+        raise VerificationError(
+            "cosignatures by witnesses of the policy alone",
+            got=f"one by {strangers[0]}",
+            do="drop it, or add its vkey to the policy",
+        )
+    ledger.add_cosignatures(head.size, lines)
+    policy.check(signed)
+    return signed

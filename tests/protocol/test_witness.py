@@ -17,7 +17,15 @@ from patronage_protocol.errors import (
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger import Ledger
 from patronage_protocol.notes import VerifierKey
-from patronage_protocol.witness import AddCheckpoint, Seen, Witness, judge, request_cosignature
+from patronage_protocol.trust import flat_policy
+from patronage_protocol.witness import (
+    AddCheckpoint,
+    Seen,
+    Witness,
+    accept_cosignatures,
+    judge,
+    request_cosignature,
+)
 
 KEY = PrivateKey.from_seed(b"\x71" * 32)
 LOG = VerifierKey.ed25519("log.example", KEY.public)
@@ -170,3 +178,26 @@ def test_the_empty_log_is_cosigned(tmp_path: Path) -> None:
     ):
         witness.cosign(request_cosignature(ledger, 0), time=1)
         assert witness.last("log.example") == Seen(Checkpoint("log.example", 0, merkle.EMPTY_ROOT), 1)
+
+
+def test_answers_are_checked_stored_and_counted(tmp_path: Path) -> None:
+    owners = [
+        Ed25519Cosigner(f"w.example/{k}", PrivateKey.from_seed(bytes([0x74 + k]) * 32)) for k in range(4)
+    ]
+    stranger = Ed25519Cosigner("w.example/9", PrivateKey.generate())
+    with grown(tmp_path / "l", b"a") as ledger:
+        policy = flat_policy(ledger.verifier, [owner.verifier for owner in owners], faulty=1)
+        request = request_cosignature(ledger, 0)
+        head = request.signed.checkpoint
+        lines = [owner.cosign(head, 5) for owner in owners]
+        ledger.append([b"meanwhile"])
+        with pytest.raises(VerificationError, match=r"w\.example/9"):
+            accept_cosignatures(ledger, request, [lines[0], stranger.cosign(head, 5)], policy)
+        other = owners[3].cosign(Checkpoint("log.example", 2, bytes(32)), 5)
+        with pytest.raises(VerificationError, match="does not verify"):
+            accept_cosignatures(ledger, request, [lines[0], other], policy)
+        with pytest.raises(VerificationError, match="quorum"):
+            accept_cosignatures(ledger, request, lines[:2], policy)
+        signed = accept_cosignatures(ledger, request, lines[:3], policy)
+        assert set(policy.check(signed).times) == {"w.example/0", "w.example/1", "w.example/2"}
+        assert len(ledger.checkpoint.note.signatures) == 1
