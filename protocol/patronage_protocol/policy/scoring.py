@@ -26,9 +26,11 @@ from patronage_protocol.policy.tokenising import TokenizedPair
 
 __all__ = [
     "Batch",
+    "batch_inputs",
     "completion_logprobs",
     "default_batch_tokens",
     "pair_batch",
+    "pair_batches",
     "sequence_logprobs",
     "shares_prompts",
 ]
@@ -123,19 +125,13 @@ def sequence_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
     """
     device = model.device
     rows, columns, targets = (part.to(device) for part in (batch.rows, batch.columns, batch.targets))
-    shared = len(batch.lengths) > len(batch.input_ids)
 
     def only_predictions(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (inputs[0][rows, columns][None], *inputs[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(only_predictions)
     try:
-        logits = model(
-            input_ids=batch.input_ids.to(device),
-            position_ids=batch.positions.to(device),
-            attention_mask=_sees(batch.segments.to(device)) if shared else None,
-            use_cache=False,
-        ).logits[0]
+        logits = model(**batch_inputs(batch, device)).logits[0]
     finally:
         handle.remove()
     tokens = [
@@ -147,9 +143,25 @@ def sequence_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
     return torch.stack([part.sum() for part in torch.cat(tokens).double().split(batch.lengths)])
 
 
+def batch_inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """What a model is called with for a batch."""
+    shared = len(batch.lengths) > len(batch.input_ids)
+    return {
+        "input_ids": batch.input_ids.to(device),
+        "position_ids": batch.positions.to(device),
+        "attention_mask": _sees(batch.segments.to(device)) if shared else None,
+        "use_cache": False,
+    }
+
+
 def pair_batch(pairs: Sequence[TokenizedPair]) -> Batch:
     """Pairs with shared prompts as one batch, slots 2 i and 2 i + 1 for the completions of the i-th."""
     return _batch(_rows(pairs, share=True))
+
+
+def pair_batches(pairs: Sequence[TokenizedPair], batch_tokens: int) -> Iterator[Batch]:
+    """Pairs with shared prompts in the batches in which they are scored."""
+    return (_batch(members) for members in _batches(_rows(pairs, share=True), batch_tokens))
 
 
 def default_batch_tokens(device: torch.device) -> int:

