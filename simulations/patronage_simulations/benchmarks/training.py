@@ -24,6 +24,7 @@ from patronage_client.training import train_adapter
 from patronage_protocol.adapters import cosine, initial
 from patronage_protocol.manifest import DpoTerms
 from patronage_protocol.policy.quiet import quiet_transformers
+from patronage_protocol.preferences import training_order
 from patronage_simulations.benchmarks.measure import Setting, interleaved, print_ratios, read_setting
 
 DPO = DpoTerms(
@@ -70,8 +71,9 @@ def main() -> None:
 def _trl(setting: Setting, folder: Path, repeat: int) -> dict[str, NDArray[np.float32]]:
     """Plain use of TRL. `repeat` is in the data, or the second run would find the reference of the first."""
     base = setting.base
+    ordered = [setting.pairs[index] for index in training_order(setting.pairs, seed=DPO.seed)]
     columns: dict[str, list[object]] = {"prompt": [], "chosen": [], "rejected": [], "repeat": []}
-    for pair in setting.pairs:
+    for pair in ordered:
         row = {**pair.model_dump(mode="json"), "repeat": repeat}
         for column, values in columns.items():
             values.append(row[column])
