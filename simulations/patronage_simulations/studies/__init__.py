@@ -1,0 +1,1 @@
+"""Studies, each a command of its own that prints the figures on which a choice of ours rests."""
