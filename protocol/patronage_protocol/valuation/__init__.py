@@ -3,6 +3,7 @@
 `value` is the entry point. docs/valuation.md derives the formulas and gives figures.
 """
 
+from patronage_protocol.valuation.aumann_shapley import aumann_shapley
 from patronage_protocol.valuation.engine import value
 from patronage_protocol.valuation.enumeration import shares_from_values
 from patronage_protocol.valuation.estimators import (
@@ -37,6 +38,7 @@ __all__ = [
     "ValuationResult",
     "additive_control",
     "all_coalitions",
+    "aumann_shapley",
     "du_shapley",
     "estimate_shares",
     "estimate_with_shapiq",

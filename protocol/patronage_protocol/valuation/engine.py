@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from patronage_protocol.errors import UsageError, VerificationError
 from patronage_protocol.valuation._threads import check_threads
+from patronage_protocol.valuation.aumann_shapley import aumann_shapley
 from patronage_protocol.valuation.composition import Composition, Weights, check_composition
 from patronage_protocol.valuation.enumeration import MOST_OWNERS, enumerate_coalitions
 from patronage_protocol.valuation.intervals import IntervalSpec, bootstrap, power_of_round
@@ -24,7 +25,7 @@ from patronage_protocol.valuation.polynomial import lattice_work, polynomial_sha
 from patronage_protocol.valuation.results import Certificate, Method, Saturation, ValuationResult
 from patronage_protocol.valuation.sampling import SamplingSpec, sample_shares
 from patronage_protocol.valuation.semivalues import Semivalue, check_semivalue
-from patronage_protocol.valuation.utilities import Utility, check_utility, slope, utility_of
+from patronage_protocol.valuation.utilities import Utility, check_utility, utility_of
 
 __all__ = ["MethodChoice", "value"]
 
@@ -300,7 +301,7 @@ def _saturation(
 ) -> Saturation | None:
     if game.utility == "win" or not composition.additive or not game.semivalue.efficient:
         return None
-    by_pair = game.margins * slope(game.margins.sum(axis=0), game.utility)
+    by_pair = aumann_shapley(game.margins, utility=game.utility)
     shares = by_pair.mean(axis=1)
     if interval is None or found.pair_shares is None:
         return Saturation(_frozen(shares), _frozen(shares - found.shares), None, None)

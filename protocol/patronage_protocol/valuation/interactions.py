@@ -100,10 +100,10 @@ def _interactions(
     step = max(1, CHUNK_ELEMENTS // (n * pairs * len(rule.nodes)))
     for start in range(0, len(expansion.frequencies), step):
         chosen = slice(start, start + step)
-        angles = expansion.half_angles(margins, chosen)[:, :, None]
-        sines = np.sin(angles)
-        factors = np.cos(angles) + 1j * rule.nodes[:, None] * sines
-        turn = 1j * np.exp(1j * expansion.half_angles(grand, chosen))[:, None]
+        waves = expansion.half_waves(margins, chosen)[:, :, None]
+        sines = waves.imag
+        factors = waves.real + 1j * rule.nodes[:, None] * sines
+        turn = 1j * expansion.half_waves(grand, chosen)[:, None]
         coefficient = (1j * turn if expansion.even else turn).real
         whole = np.multiply.reduce(factors, axis=0) * (
             4.0 * expansion.weights[chosen][:, None, None] * rule.weights[:, None] * coefficient

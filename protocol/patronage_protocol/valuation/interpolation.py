@@ -128,12 +128,10 @@ class _Table:
         """Add these frequencies to the even and odd shares at the nodes, and to those of the large owners."""
         real, imaginary = self._product(sums)
         if len(large):
-            angles = self.expansion.half_angles(large, self.chosen)
+            waves = self.expansion.half_waves(large, self.chosen)[:, :, None]
             first = np.empty(real.shape, dtype=np.complex128)
             first.real, first.imag = real, imaginary
-            shares, product = leave_one_out(
-                np.cos(angles)[:, :, None], np.sin(angles)[:, :, None], self.nodes, first
-            )
+            shares, product = leave_one_out(waves, self.nodes, first)
             beyond += shares
             real, imaginary = np.ascontiguousarray(product.real), np.ascontiguousarray(product.imag)
         at_nodes[0] += np.add.reduce(self.imaginary_kernel @ imaginary, axis=0)

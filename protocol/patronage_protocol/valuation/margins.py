@@ -36,10 +36,10 @@ class Margins:
     scale_bits: int
 
     def __post_init__(self) -> None:
-        if self.values.dtype != np.int32:
+        if np.asarray(self.values).dtype != np.int32:
             raise UsageError(
                 "fixed-point margins as an int32 array",
-                got=str(self.values.dtype),
+                got=str(np.asarray(self.values).dtype),
                 do="round half to even to int32 and refuse what is out of range",
             )
         _check_shape(self.values.shape)

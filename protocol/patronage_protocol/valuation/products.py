@@ -34,60 +34,53 @@ def product_shares(
     step = max(1, elements // (len(rule.nodes) * pairs))
     for start in range(0, len(expansion.frequencies), step):
         chosen = slice(start, start + step)
-        angles = expansion.half_angles(margins, chosen)[:, :, None]
+        waves = expansion.half_waves(margins, chosen)[:, :, None]
         first = _coefficients(margins.sum(axis=0), expansion, rule, chosen)
-        shares += leave_one_out(np.cos(angles), np.sin(angles), rule.nodes[:, None], first)[0]
+        shares += leave_one_out(waves, rule.nodes[:, None], first)[0]
     return shares
 
 
 def leave_one_out(
-    cosines: NDArray[np.float64],
-    sines: NDArray[np.float64],
+    waves: NDArray[np.complex128],
     nodes: NDArray[np.float64],
     first: NDArray[np.complex128],
 ) -> tuple[NDArray[np.float64], NDArray[np.complex128]]:
     """sum over frequencies and nodes of sin_i Re(first * prod_{k != i} factor_k), and first * prod factor_k.
 
     Args:
-        cosines: c_k, (m, Q, 1, J).
-        sines: sin_k, (m, Q, 1, J).
+        waves: c_k + i sin_k, (m, Q, 1, J).
         nodes: s, (T, 1).
         first: what every product starts from, (Q, T, J).
 
     Returns:
         The sums (m, J) and the whole products (Q, T, J).
     """
-    prefixes = np.empty((len(cosines), *first.shape), dtype=np.complex128)
-    product, factor = first, np.empty_like(first)
-    for k in range(len(cosines)):
-        prefixes[k] = product
-        _factor(cosines[k], sines[k], nodes, factor)
-        product = product * factor
-    suffix = np.ones_like(first)
-    sums = np.empty((len(cosines), first.shape[-1]))
-    for k in reversed(range(len(cosines))):
-        over_nodes = np.add.reduce((prefixes[k] * suffix).real, axis=1)
-        sums[k] = np.add.reduce(sines[k, :, 0] * over_nodes, axis=0)
-        _factor(cosines[k], sines[k], nodes, factor)
-        suffix *= factor
-    return sums, product
+    prefixes = np.empty((len(waves) + 1, *first.shape), dtype=np.complex128)
+    prefixes[0] = first
+    factor, suffix, whole = np.empty_like(first), np.ones_like(first), np.empty_like(first)
+    for k, wave in enumerate(waves):
+        _factor(wave, nodes, factor)
+        np.multiply(prefixes[k], factor, out=prefixes[k + 1])
+    sums = np.empty((len(waves), first.shape[-1]))
+    for k in reversed(range(len(waves))):
+        np.multiply(prefixes[k], suffix, out=whole)
+        over_nodes = np.add.reduce(whole.real, axis=1)
+        sums[k] = np.add.reduce(waves[k, :, 0].imag * over_nodes, axis=0)
+        _factor(waves[k], nodes, factor)
+        np.multiply(suffix, factor, out=suffix)
+    return sums, prefixes[-1]
 
 
-def _factor(
-    cosine: NDArray[np.float64],
-    sine: NDArray[np.float64],
-    nodes: NDArray[np.float64],
-    out: NDArray[np.complex128],
-) -> None:
-    out.real = cosine
-    np.multiply(nodes, sine, out=out.imag)
+def _factor(wave: NDArray[np.complex128], nodes: NDArray[np.float64], out: NDArray[np.complex128]) -> None:
+    out.real = wave.real
+    np.multiply(nodes, wave.imag, out=out.imag)
 
 
 def _coefficients(
     grand: NDArray[np.float64], expansion: Expansion, rule: InclusionRule, chosen: slice
 ) -> NDArray[np.complex128]:
     """What stands before sin_i times a leave-one-out product, (Q, T, J); the real part is a share."""
-    turn = np.exp(1j * expansion.half_angles(grand, chosen))[:, None]
+    turn = expansion.half_waves(grand, chosen)[:, None]
     if expansion.even:
         turn = 1j * turn
     if rule.folded:

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from patronage_protocol.errors import UsageError, VerificationError
-from patronage_protocol.valuation import IntervalSpec, Margins, Semivalue, _compiled, engine, value
+from patronage_protocol.valuation import (
+    IntervalSpec,
+    Margins,
+    SamplingSpec,
+    Semivalue,
+    _compiled,
+    engine,
+    shares_from_values,
+    value,
+)
 from patronage_protocol.valuation._threads import in_order
 
 SMOOTH = ("sigmoid", "log_sigmoid")
@@ -157,6 +166,32 @@ def test_shares_are_linear_in_pairs(margins, utility, semivalue):
     np.testing.assert_allclose(value(doubled, **asked).shares, value(margins, **asked).shares, atol=1e-12)
 
 
+@given(matrices, st.floats(-3, 3), st.floats(-3, 3), st.sampled_from(["enumeration", "polynomial"]))
+@settings(max_examples=40, deadline=None)
+def test_shares_are_linear_in_the_utility(margins, first, second, method):
+    both = [value(margins, utility=utility, method="enumeration", interval=None) for utility in SMOOTH]
+    mixed = first * both[0].coalition_values + second * both[1].coalition_values
+    shares = [value(margins, utility=utility, method=method, interval=None).shares for utility in SMOOTH]
+    expected = first * shares[0] + second * shares[1]
+    np.testing.assert_allclose(shares_from_values(mixed, Semivalue()), expected, atol=1e-8)
+
+
+@given(fixed, st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_the_axioms_hold_for_sampling_up_to_its_error(values, seed):
+    twice = np.concatenate([values, values[:1], np.zeros_like(values[:1])])
+    result = value(
+        Margins(twice, 4),
+        utility="win",
+        method="sampling",
+        interval=None,
+        sampling=SamplingSpec(256, seed=seed),
+    )
+    assert result.shares.sum() == pytest.approx(result.grand, abs=1e-8)
+    assert result.shares[-1] == pytest.approx(0, abs=1e-8)
+    assert result.shares[0] == pytest.approx(result.shares[-2], abs=8 * result.certificate.error_bound + 1e-8)
+
+
 def test_the_order_of_owners_and_pairs_does_not_matter():
     margins = normal(14, 70)
     owners, pairs = np.random.default_rng(3).permutation(14), np.random.default_rng(4).permutation(70)
@@ -261,6 +296,7 @@ def test_bad_input_is_refused_in_one_line(arguments, message):
     ("values", "bits"),
     [
         (np.zeros((2, 2)), 16),
+        ([[1, 2]], 16),
         (np.zeros((2, 2), dtype=np.int64), 16),
         (np.zeros((0, 2), dtype=np.int32), 16),
         (np.zeros((2, 2), dtype=np.int32), 31),
