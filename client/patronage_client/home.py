@@ -2,7 +2,9 @@
 
     owner.toml              who the owner is, what it trains on, whom it trusts
     key.pem                 its Ed25519 key (PKCS#8), mode 0600
+    accepted/<digest>       one empty file for each manifest that the owner has accepted
     rounds/<name>-<number>/ manifest.json, adapter.safetensors, training/ (checkpoints), receipt.tlog-proof
+    node/                   what its SuperNode needs; see `node`
 
 Nothing is written outside the folder.
 """
@@ -15,6 +17,7 @@ from pydantic import Field
 
 from patronage_protocol.canonical import Digest, Name
 from patronage_protocol.errors import UnavailableError
+from patronage_protocol.files import write_atomic
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.manifest import PublicKeyText
 from patronage_protocol.settings import Settings, read_settings
@@ -30,7 +33,8 @@ class OwnerConfig(Settings):
         data: its pairs; a path, relative to the folder.
         base_model: hub id, folder, GGUF file or `tiny`.
         operator_key: the one operator whose word it takes, base64.
-        accept: digest of the only manifest it accepts, or `any` to accept whatever its base model fits.
+        accept: digest of the only manifest it accepts; `any` to accept whatever its base model fits; `asked`
+            to accept what it said yes to in `patronage owner join`.
         on_bad_row: what an unusable row does.
         precision: of the base model; must be the manifest's unless `auto`.
         device: `auto` takes CUDA when there is one.
@@ -42,7 +46,7 @@ class OwnerConfig(Settings):
     data: str
     base_model: str
     operator_key: PublicKeyText
-    accept: Digest | Literal["any"]
+    accept: Digest | Literal["any", "asked"] = "asked"
     on_bad_row: Literal["stop", "skip"] = "stop"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
@@ -78,6 +82,25 @@ class OwnerHome:
     def cache(self) -> Path | None:
         """Where de-quantised models are kept, if anywhere."""
         return self.path / self.config.cache if self.config.cache else None
+
+    def accepts(self, manifest: str) -> bool:
+        """Whether the owner has agreed to the manifest of this digest."""
+        return self.config.accept in ("any", manifest) or (self.path / "accepted" / manifest).exists()
+
+    def accept(self, manifest: str) -> None:
+        """Remember that the owner agreed to the manifest of this digest.
+
+        Raises:
+            UnavailableError: it cannot be written.
+        """
+        folder = self.path / "accepted"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"a folder {folder}", got=error.strerror or str(error), do="make room or mend permissions"
+            ) from error
+        write_atomic(folder / manifest, b"")
 
     def round_folder(self, consortium: str, number: int) -> Path:
         """The folder of one round, made if need be.

@@ -137,10 +137,11 @@ class Owner:
         return manifest
 
     def _agree(self, manifest: Manifest) -> None:
-        accept = self.home.config.accept
-        if accept not in ("any", manifest.digest):
+        if not self.home.accepts(manifest.digest):
             raise LocalProtocolError(
-                f"the manifest {accept}", got=manifest.digest, do="read the new terms and accept their digest"
+                "a manifest that was accepted",
+                got=manifest.digest,
+                do="read the new terms and accept them: patronage owner join",
             )
         check_same_base(manifest.base_model, self._base(manifest))
         self._pairs(manifest, self._base(manifest))

@@ -7,6 +7,7 @@ import typer
 
 from patronage_protocol.cli import print_json
 from patronage_protocol.errors import FormatError, RemoteProtocolError, UsageError, VerificationError
+from patronage_server.operator_cli import operator
 
 __all__ = ["register"]
 
@@ -16,6 +17,7 @@ NOT_VERIFIED = 1
 def register(app: typer.Typer) -> None:
     """Add this component's commands to the root application."""
     app.command()(report)
+    app.add_typer(operator)
 
 
 def report(

@@ -1,0 +1,127 @@
+"""Runs what the owner installed, for the tasks that its SuperNode holds, and never what a bundle brings.
+
+Flower's executor installs the bundle of a run and imports the app from there. With `--isolation process` a
+SuperNode leaves that to whoever knows its secret: this loop takes a task over the SuperNode's Runtime API on
+the loopback interface, checks the bundle, and calls the installed ClientApp in this process.
+
+    acquire task -> pull context, run, bundle, message -> check bundle -> app(message) -> push reply -> done
+
+The protocol of the Runtime API is Flower's (flwr.proto.Runtime, flwr 1.41).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from patronage_client.bundle import check_bundle
+from patronage_protocol.errors import PatronageError
+
+__all__ = ["Executor"]
+
+log = logging.getLogger("patronage.owner")
+
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
+Refuse = Callable[[str], RecordDict]
+"""The content of the answer to a run whose bundle is refused; gets the reason."""
+
+
+@dataclass(frozen=True)
+class Executor:
+    """The owner's executor.
+
+    Attributes:
+        address: host and port of the SuperNode's Runtime API, on this machine.
+        secret: shared with the SuperNode.
+        pinned: SHA-256 of the one bundle under which anything is run.
+        app: gives what is run; called when the first task is here.
+        refuse: says no.
+    """
+
+    address: str
+    secret: bytes
+    pinned: str
+    app: Callable[[], ClientApp]
+    refuse: Refuse
+
+    def take_one(self) -> bool:
+        """Do the next task, if there is one; returns whether there was.
+
+        Raises:
+            httpx.HTTPError: the SuperNode does not answer.
+        """
+        superexec = SuperExecAuthHttpInterceptor(master_secret=self.secret, protected_methods={ACQUIRE})
+        client = self._client("SuperExec", superexec)
+        try:
+            request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+            acquired = client.AcquireTask(request)
+        finally:
+            client.close()
+        if not acquired.token:
+            return False
+        self._do(acquired.token)
+        return True
+
+    def _do(self, token: str) -> None:
+        client = self._client("flwr-clientapp", RuntimeTokenHttpInterceptor(token))
+        heartbeat = HeartbeatSender(lambda: _beat(client))
+        heartbeat.start()
+        try:
+            message, context, _run, bundle = pull_task_input(client)
+            reply, problem = self._answer(message, context, bundle.content)
+            push_message(client, reply, context)
+            outcome = SubStatus.FAILED if problem else SubStatus.COMPLETED
+            push_task_output(client, context, outcome, problem)
+        finally:
+            heartbeat.stop()
+            client.close()
+
+    def _answer(self, message: Message, context: Context, bundle: bytes) -> tuple[Message, str]:
+        """The reply, and what went wrong."""
+        try:
+            check_bundle(bundle, self.pinned)
+        except PatronageError as error:
+            log.warning("refused run %d: %s", message.metadata.run_id, error)
+            return Message(self.refuse(str(error)), reply_to=message), str(error)
+        try:
+            return self.app()(message, context), ""
+        except Exception as error:
+            log.exception("%s failed", message.metadata.message_type)
+            problem = f"{type(error).__name__}: {error}"
+            reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, problem), reply_to=message)
+            return reply, problem
+
+    def _client(self, component: str, interceptor: ProtobufClientInterceptor) -> RuntimeHttpClient:
+        # No retry invoker: Flower's ends the process on a refused token. The caller starts again instead.
+        return RuntimeHttpClient.from_server_address(
+            self.address,
+            insecure=True,  # the loopback interface of this machine
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name=component), interceptor],
+        )
+
+
+def _beat(client: RuntimeHttpClient) -> bool:
+    try:
+        if not client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success:
+            log.warning("the SuperNode has given the task up; its result will not be used")
+    except httpx.HTTPError as error:
+        log.warning("no heartbeat: %s", error)
+        return False
+    return True

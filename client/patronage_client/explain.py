@@ -1,0 +1,70 @@
+"""The terms of a round in plain words: what an owner is asked to do, what may happen, what it may earn."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from patronage_protocol.manifest import Manifest, PayoutTerms
+
+__all__ = ["explain", "money"]
+
+POLICIES = {
+    "gated": "Owners whose share is above zero beyond doubt divide the budget in proportion to their shares; "
+    "the others get nothing.",
+    "clipped": "Owners divide the budget in proportion to their shares; a negative share counts as zero.",
+    "signed": "Owners divide the budget in proportion to their shares; a negative share PAYS IN, "
+    "at most {bond}.",
+    "per_unit": "An owner gets {price} for each whole unit of utility, all together at most the budget.",
+}
+
+
+def explain(manifest: Manifest) -> Iterator[str]:
+    """The terms, a sentence or two a line, in the order in which things happen."""
+    payout, dpo, intake = manifest.payout, manifest.dpo, manifest.intake
+    owners = ", ".join(owner.name for owner in manifest.owners)
+    operator = manifest.operator.name
+    yield f"Round {manifest.round} of {manifest.consortium}, run by {operator}. Owners: {owners}."
+    yield (
+        f"You train a LoRA adapter of rank {manifest.lora.rank} on {len(manifest.lora.modules())} modules of "
+        f"{manifest.base_model.name} with DPO on your own pairs: {dpo.epochs} epochs, batches of "
+        f"{dpo.batch_size}, learning rate {dpo.learning_rate:g}, beta {dpo.beta:g}. The pairs stay with you."
+    )
+    yield (
+        "You commit to the adapter before anybody's is seen, and hand it over once all commitments are "
+        "closed. The operator and whoever it gives the consortium's adapter to can then use it."
+    )
+    yield (
+        f"It is refused if it is larger than {intake.max_bytes:,} bytes, if the norm of its change exceeds "
+        f"{intake.max_norm:g}, or if it is a copy of one committed earlier "
+        f"(cosine {intake.copy_cosine:g} or more)."
+    )
+    yield (
+        f"Every coalition of owners is scored on {manifest.held_out.pairs} held-out pairs "
+        f"({manifest.game.utility}); your share is your Shapley value."
+    )
+    yield f"The budget is {money(payout.budget, payout)}. {_policy(payout)}"
+    yield (
+        f"The budget goes back if fewer than {manifest.min_players} adapters are admitted, if together they "
+        "do not help, or if the round cannot tell shares from zero."
+    )
+    deadlines = manifest.deadlines
+    yield (
+        f"Accept until {_moment(deadlines.accept)}, commit until {_moment(deadlines.commit)}, hand over "
+        f"until {_moment(deadlines.reveal)} (UTC). Whoever misses one is out of the round and gets nothing."
+    )
+
+
+def money(amount: int, payout: PayoutTerms) -> str:
+    """An amount of minor units as people write it; integers all the way."""
+    sign, digits = ("-" if amount < 0 else ""), str(abs(amount)).rjust(payout.exponent + 1, "0")
+    whole, minor = digits[: len(digits) - payout.exponent], digits[len(digits) - payout.exponent :]
+    return f"{sign}{whole}{'.' if minor else ''}{minor} {payout.currency}"
+
+
+def _policy(payout: PayoutTerms) -> str:
+    return POLICIES[payout.policy].format(
+        bond=money(payout.bond, payout), price=money(payout.unit_price, payout)
+    )
+
+
+def _moment(unix: int) -> str:
+    return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%d %H:%M:%S}"

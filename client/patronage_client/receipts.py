@@ -1,0 +1,89 @@
+"""What an owner was paid and why, from the receipts that it keeps, checked with the operator's key alone."""
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from patronage_client.explain import money
+from patronage_client.home import OwnerHome
+from patronage_protocol.entries import Paid, decode_entry
+from patronage_protocol.errors import VerificationError
+from patronage_protocol.files import read_bytes
+from patronage_protocol.keys import PublicKey
+from patronage_protocol.manifest import Manifest
+from patronage_protocol.notes import VerifierKey
+from patronage_protocol.payout import Reason
+from patronage_protocol.receipts import MAX_RECEIPT_BYTES, Receipt
+
+__all__ = ["KeptReceipt", "kept_receipts"]
+
+MAX_MANIFEST = 16 * 2**20
+
+REASONS: dict[Reason, str] = {
+    "share": "for your share of the round's value",
+    "not-above-zero": "your share could not be told from zero",
+    "negative": "your share was not positive",
+    "declined": "you declined the terms",
+    "forfeited": "you missed a deadline",
+    "rejected": "your adapter was rejected at intake",
+    "refunded": "the round was not paid out; its budget went back",
+}
+
+
+class KeptReceipt(BaseModel):
+    """One verified receipt.
+
+    Attributes:
+        round: its number.
+        manifest: digest of the terms.
+        amount: in minor units, as text.
+        money: the same as people write it.
+        reason: the entry's word.
+        meaning: the same for a person.
+        index: number of the entry in the ledger.
+        size: entries that the signed checkpoint covers.
+    """
+
+    round: int
+    manifest: str
+    amount: str
+    money: str
+    reason: str
+    meaning: str
+    index: int
+    size: int
+
+
+def kept_receipts(home: OwnerHome) -> list[KeptReceipt]:
+    """Every kept receipt, verified, by round.
+
+    Raises:
+        VerificationError: one does not hold; names the file.
+        FormatError, UnavailableError: one cannot be read.
+    """
+    found = [_kept(home, path) for path in (home.path / "rounds").glob("*/receipt.tlog-proof")]
+    return sorted(found, key=lambda receipt: receipt.round)
+
+
+def _kept(home: OwnerHome, path: Path) -> KeptReceipt:
+    manifest = Manifest.decode(read_bytes(path.with_name("manifest.json"), limit=MAX_MANIFEST))
+    key = PublicKey.from_base64(home.config.operator_key)
+    receipt = Receipt.parse(read_bytes(path, limit=MAX_RECEIPT_BYTES))
+    entry = decode_entry(receipt.verify(VerifierKey.ed25519(manifest.origin, key)))
+    if not isinstance(entry, Paid) or entry.owner != home.config.name:
+        raise VerificationError(
+            f"the payment to {home.config.name}",
+            got=f"an entry {entry.kind}",
+            do="ask the operator for the right receipt",
+            where=str(path),
+        )
+    return KeptReceipt(
+        round=manifest.round,
+        manifest=manifest.digest,
+        amount=str(entry.amount),
+        money=money(entry.amount, manifest.payout),
+        reason=entry.reason,
+        meaning=REASONS[entry.reason],
+        index=receipt.index,
+        size=receipt.signed.checkpoint.size,
+    )

@@ -1,0 +1,109 @@
+"""Look at the ledger while another process writes it: what has happened, and whether anybody is driving."""
+
+import sqlite3
+from pathlib import Path
+
+from patronage_protocol.database import Database
+from patronage_protocol.entries import (
+    Aborted,
+    Accepted,
+    AnyEntry,
+    Closed,
+    Committed,
+    Declined,
+    Evaluated,
+    Finished,
+    Forfeited,
+    Judged,
+    Opened,
+    OwnerStatement,
+    Paid,
+    Refunded,
+    Revealed,
+    Valued,
+    decode_entry,
+)
+from patronage_protocol.ledger_schema import APPLICATION_ID
+from patronage_protocol.rounds import Round, follow
+
+__all__ = ["entries_since", "is_driven", "last_round", "line_of"]
+
+WORDS: dict[type[AnyEntry], str] = {
+    Opened: "terms published",
+    Accepted: "accepted the terms",
+    Declined: "declined",
+    Committed: "trained and committed",
+    Closed: "commitments closed",
+    Revealed: "revealed its adapter",
+    Evaluated: "coalitions scored on the held-out pairs",
+    Valued: "shares computed",
+    Aborted: "aborted: too few adapters",
+    Finished: "round final",
+}
+
+
+def entries_since(ledger: Path, number: int) -> tuple[AnyEntry, ...]:
+    """The entries from `number` on; none while there is no ledger.
+
+    Raises:
+        UnavailableError, FormatError: the file cannot be read, or is no ledger.
+    """
+    if not ledger.exists():
+        return ()
+    database = Database(ledger, application_id=APPLICATION_ID, read_only=True)
+    try:
+        rows = database.query("SELECT data FROM entries WHERE number >= ? ORDER BY number", (number,))
+    finally:
+        database.close()
+    return tuple(decode_entry(row[0]) for row in rows)
+
+
+def last_round(ledger: Path) -> Round | None:
+    """Where the last round stands; None without a ledger or before its first entry.
+
+    Raises:
+        PatronageError: the file cannot be read, or its entries break the rules.
+    """
+    if not ledger.exists():
+        return None
+    database = Database(ledger, application_id=APPLICATION_ID, read_only=True)
+    try:
+        with database.snapshot():
+            rows = database.query("SELECT data FROM entries ORDER BY number")
+            blobs: dict[str, bytes] = dict(database.query("SELECT digest, data FROM blobs"))
+    finally:
+        database.close()
+    rounds: tuple[Round, ...] = ()
+    for row in rows:
+        rounds = follow(rounds, decode_entry(row[0]), blobs.__getitem__)
+    return rounds[-1] if rounds else None
+
+
+def is_driven(ledger: Path) -> bool:
+    """Whether some process has the ledger open for writing. Looks for an instant, and takes nothing."""
+    lock = ledger.with_name(f"{ledger.name}.lock")
+    if not lock.exists():
+        return False
+    connection = sqlite3.connect(f"{lock.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        return True
+    finally:
+        connection.close()
+    return False
+
+
+def line_of(entry: AnyEntry) -> str:
+    """What an entry says, for a person."""
+    if isinstance(entry, OwnerStatement):
+        return f"{entry.owner} {WORDS[type(entry)]}"
+    if isinstance(entry, Judged):
+        return f"{entry.owner} {'admitted' if entry.accepted else 'rejected: ' + entry.reason}"
+    if isinstance(entry, Forfeited):
+        return f"{entry.owner} forfeited: {entry.reason}"
+    if isinstance(entry, Paid):
+        return f"{entry.owner} is paid {entry.amount} minor units: {entry.reason}"
+    if isinstance(entry, Refunded):
+        return f"{entry.amount} minor units are refunded: {entry.reason}"
+    return WORDS[type(entry)]

@@ -1,0 +1,105 @@
+"""Found a consortium: the operator's folder with its keys, certificates, held-out pairs and settings.
+
+The folder appears whole or not at all. What is in it: see `home` and `network`.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from patronage_protocol.errors import DataError
+from patronage_protocol.files import read_bytes, whole_folder, write_atomic
+from patronage_protocol.keys import PrivateKey, PublicKey
+from patronage_protocol.pair_files import read_pairs, write_pairs
+from patronage_server.certificates import KeyPair, expiry, make_authority, make_server_certificate
+from patronage_server.network import Network, NetworkConfig, split_address
+
+__all__ = ["Founding", "found_operator", "renew", "write_toml"]
+
+MAX_TERMS = 2**20
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Founding:
+    """What a person decides when founding a consortium.
+
+    Attributes:
+        network: names and addresses.
+        base_model: hub id, folder, GGUF file or `tiny`.
+        held_out: the pairs on which coalitions are scored; a copy is kept.
+        terms: a file of round terms that were looked at, or None for the template.
+    """
+
+    network: NetworkConfig
+    base_model: str
+    held_out: Path
+    terms: Path | None = None
+
+
+def found_operator(folder: Path, founding: Founding) -> PublicKey:
+    """Make the folder; returns the operator's public key, which owners need from a channel they trust.
+
+    Raises:
+        UsageError: something is there already.
+        DataError: the held-out pairs are unusable.
+        UnavailableError: a file cannot be read or written.
+    """
+    pairs = read_pairs(founding.held_out).pairs
+    template = files("patronage_server").joinpath("round_terms.toml").read_bytes()
+    terms = read_bytes(founding.terms, limit=MAX_TERMS) if founding.terms else template
+    key = PrivateKey.generate()
+    with whole_folder(folder) as new:
+        key.save(new / "key.pem", None)
+        write_atomic(new / "held-out.secret", secrets.token_bytes(SECRET_BYTES), mode=0o600)
+        write_pairs(new / "held-out.jsonl", pairs)
+        write_atomic(new / "terms.toml", terms)
+        write_toml(new / "operator.toml", {"base_model": founding.base_model})
+        write_toml(new / "network.toml", founding.network.model_dump())
+        (new / "owners").mkdir()
+        _certify(new / "tls", founding.network)
+    return key.public
+
+
+def renew(network: Network) -> datetime:
+    """Replace the server's certificate by one of the same authority; returns its last moment.
+
+    Raises:
+        FormatError: the authority's key or certificate is damaged.
+        UnavailableError: a file cannot be read or written.
+    """
+    folder = network.home / "tls"
+    ca_files = [read_bytes(folder / name, limit=MAX_TERMS) for name in ("ca.pem", "ca.key")]
+    host, _ = split_address(network.config.address)
+    server = make_server_certificate(KeyPair(*ca_files), [host], datetime.now(UTC))
+    write_atomic(folder / "server.key", server.key, mode=0o600)
+    write_atomic(folder / "server.pem", server.certificate)
+    return expiry(server.certificate)
+
+
+def write_toml(path: Path, settings: Mapping[str, str | int]) -> None:
+    """Strings and integers alone, whose JSON spelling is also TOML.
+
+    Raises:
+        UnavailableError: it cannot be written.
+    """
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
+    write_atomic(path, "".join(lines).encode())
+
+
+def _certify(folder: Path, network: NetworkConfig) -> None:
+    now = datetime.now(UTC)
+    host, port = split_address(network.address)
+    if not 0 < port < 2**16:
+        raise DataError("a port from 1 to 65535", got=str(port), do="mend the address", where="--address")
+    authority = make_authority(network.consortium, now)
+    server = make_server_certificate(authority, [host], now)
+    folder.mkdir(mode=0o700)
+    write_atomic(folder / "ca.pem", authority.certificate)
+    write_atomic(folder / "ca.key", authority.key, mode=0o600)
+    write_atomic(folder / "server.pem", server.certificate)
+    write_atomic(folder / "server.key", server.key, mode=0o600)

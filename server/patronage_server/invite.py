@@ -1,0 +1,85 @@
+"""Draw up the terms of the next round and write the file that owners are invited with."""
+
+import secrets
+
+from patronage_protocol.canonical import sha256
+from patronage_protocol.errors import UsageError
+from patronage_protocol.files import read_bytes, write_atomic
+from patronage_protocol.held_out import HeldOutSet
+from patronage_protocol.joining import Invitation, write_envelope
+from patronage_protocol.manifest import Manifest, Party
+from patronage_protocol.pair_files import read_pairs
+from patronage_protocol.policy import shared_base_model
+from patronage_protocol.rounds import Phase
+from patronage_protocol.settings import read_settings
+from patronage_server.book import Book
+from patronage_server.bundle import BUNDLE
+from patronage_server.home import OperatorHome
+from patronage_server.network import Network
+from patronage_server.terms import RoundTerms, draw_up
+
+__all__ = ["invite"]
+
+SECRET_BYTES = 32
+
+
+def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
+    """Write manifest.json and invitation.json for a round that opens `now` (Unix seconds).
+
+    Raises:
+        UsageError: the round before is not final, or fewer than two owners are registered.
+        PatronageError: terms, held-out pairs or base model cannot be used.
+    """
+    owners = network.parties
+    if len(owners) < 2:
+        raise UsageError(
+            "at least two registered owners",
+            got=str(len(owners)),
+            do="register more: patronage operator register DIR FILE",
+        )
+    terms = read_settings(home.path / "terms.toml", RoundTerms)
+    number = _next_number(home, network)
+    base = shared_base_model(
+        home.config.base_model,
+        precision=home.config.precision,
+        device=home.config.device,
+        cache=home.cache,
+    )
+    secret = read_bytes(home.path / "held-out.secret", limit=SECRET_BYTES)
+    manifest = draw_up(
+        terms,
+        consortium=network.config.consortium,
+        number=number,
+        seed=sha256(secrets.token_bytes(SECRET_BYTES)),
+        operator=Party(name=network.config.name, key=home.key.public.text),
+        owners=owners,
+        base=base,
+        held_out=HeldOutSet(read_pairs(home.held_out).pairs, secret).commitment,
+        now=now,
+    )
+    write_atomic(home.path / "manifest.json", manifest.encode())
+    invitation = Invitation(
+        address=network.config.address,
+        certificate=network.certificate_authority.read_text(encoding="ascii"),
+        bundle=sha256(BUNDLE),
+        manifest=manifest,
+    )
+    write_envelope(home.path / "invitation.json", invitation.seal(home.key))
+    return manifest
+
+
+def _next_number(home: OperatorHome, network: Network) -> int:
+    """One more than the last round in the ledger, which must be final; 1 without a ledger."""
+    if not (home.path / "ledger.sqlite").exists():
+        return 1
+    with home.open_ledger(f"{network.config.name}/{network.config.consortium}") as ledger:
+        if not ledger.size:
+            return 1
+        state = Book(ledger, home.published).state
+    if state.phase is not Phase.FINAL:
+        raise UsageError(
+            f"round {state.manifest.round} to be final",
+            got=f"the phase {state.phase.value}",
+            do="finish it first: patronage operator round DIR --resume",
+        )
+    return state.manifest.round + 1

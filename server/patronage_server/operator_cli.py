@@ -1,0 +1,201 @@
+"""The commands `patronage operator ...`; heavy imports happen inside the commands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patronage_protocol.cli import print_json
+
+__all__ = ["operator"]
+
+Home = Annotated[Path, typer.Argument(help="The operator's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, failures too.")]
+
+operator = typer.Typer(
+    name="operator", help="Open rounds, score, pay, publish.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@operator.command()
+def init(
+    home: Annotated[Path, typer.Argument(help="A new folder for the operator.")],
+    consortium: Annotated[str, typer.Option(help="The consortium's name.")],
+    address: Annotated[str, typer.Option(help="Where owners reach this machine, HOST:PORT.")],
+    base_model: Annotated[str, typer.Option(help="Hub id, folder, GGUF file or `tiny`.")],
+    heldout: Annotated[Path, typer.Option(help="The preference pairs on which coalitions are scored.")],
+    name: Annotated[str, typer.Option(help="The operator's name in the consortium.")] = "operator",
+    terms: Annotated[Path | None, typer.Option(help="Round terms (TOML); a template if left out.")] = None,
+    superlink_port: Annotated[int, typer.Option(help="A free port on the loopback interface.")] = 9092,
+    as_json: Json = False,
+) -> None:
+    """Found a consortium: keys, certificates, settings, terms.
+
+    Example: patronage operator init operator --consortium care --address care.example:8443
+             --base-model HuggingFaceTB/SmolLM2-135M --heldout heldout.jsonl
+    """
+    from pydantic import ValidationError
+
+    from patronage_protocol.canonical import first_problem
+    from patronage_protocol.errors import UsageError
+    from patronage_protocol.settings import read_settings
+    from patronage_server.founding import Founding, found_operator
+    from patronage_server.network import NetworkConfig
+
+    try:
+        network = NetworkConfig(
+            name=name, consortium=consortium, address=address, superlink_port=superlink_port
+        )
+    except ValidationError as error:
+        raise UsageError("usable names and addresses", got=first_problem(error), do="see --help") from error
+    if terms is not None:
+        from patronage_server.terms import RoundTerms
+
+        read_settings(terms, RoundTerms)
+    key = found_operator(home, Founding(network, base_model, heldout, terms))
+    if as_json:
+        print_json({"operator_key": key.text, "folder": str(home)})
+        return
+    typer.echo(key.text)
+    typer.echo(
+        "This is the operator's public key. Give it to owners over a channel that they trust.", err=True
+    )
+
+
+@operator.command("register")
+def register_owner(
+    home: Home,
+    files: Annotated[list[Path], typer.Argument(help="Registration files from owners.")],
+    as_json: Json = False,
+) -> None:
+    """Take owners in: their nodes may connect, and the next terms name them.
+
+    Example: patronage operator register operator alice.json bob.json
+    """
+    from patronage_server.network import Network
+    from patronage_server.registry import register as take
+
+    network = Network.load(home)
+    taken = [take(network, path) for path in files]
+    if as_json:
+        print_json({"registered": [entry.owner for entry in taken]})
+        return
+    for entry in taken:
+        typer.echo(f"{entry.owner}  {entry.key}")
+
+
+@operator.command()
+def invite(home: Home, as_json: Json = False) -> None:
+    """Draw up the terms of the next round and write invitation.json for the owners.
+
+    Example: patronage operator invite operator
+    """
+    import time
+
+    from patronage_server.home import OperatorHome
+    from patronage_server.invite import invite as draw_up
+    from patronage_server.network import Network
+
+    manifest = draw_up(OperatorHome.load(home), Network.load(home), now=int(time.time()))
+    path = home / "invitation.json"
+    if as_json:
+        print_json({"invitation": str(path), "manifest": manifest.digest, "round": manifest.round})
+        return
+    typer.echo(manifest.digest)
+    typer.echo(f"Send {path} to the {len(manifest.owners)} owners of round {manifest.round}.", err=True)
+
+
+@operator.command()
+def serve(home: Home) -> None:
+    """Let owners' nodes connect, until interrupted.
+
+    Example: patronage operator serve operator
+    """
+    import logging
+
+    from patronage_server.network import Network
+    from patronage_server.serve import serve as run
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    network = Network.load(home)
+    typer.echo(f"owners connect to {network.config.address}; SuperLink is at {network.superlink}", err=True)
+    run(network)
+
+
+@operator.command("round")
+def conduct_round(
+    home: Home,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a round that is under way.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the round of the current terms to its end and publish the ledger.
+
+    Example: patronage operator round operator
+    """
+    from patronage_server.conduct import conduct
+    from patronage_server.home import OperatorHome
+    from patronage_server.network import Network
+
+    operator_home = OperatorHome.load(home)
+    state, report = conduct(
+        operator_home, Network.load(home), resume=resume, say=lambda line: typer.echo(line, err=True)
+    )
+    payments = state.settlement.payments if state.settlement else ()
+    if as_json:
+        paid = [{"owner": one.owner, "amount": str(one.amount), "reason": one.reason} for one in payments]
+        print_json(
+            {
+                "round": state.manifest.round,
+                "run": str(report.run),
+                "bytes_sent": str(report.sent),
+                "bytes_received": str(report.received),
+                "payments": paid,
+                "ledger": str(operator_home.published),
+            }
+        )
+        return
+    for one in payments:
+        typer.echo(f"{one.owner}  {one.amount}  {one.reason}")
+    typer.echo(
+        f"Published: {operator_home.published}. Check it: patronage verify {operator_home.published}",
+        err=True,
+    )
+
+
+@operator.command()
+def status(home: Home, as_json: Json = False) -> None:
+    """Show the round, the owners, their nodes and the latest run.
+
+    Example: patronage operator status operator --json
+    """
+    from patronage_server.home import OperatorHome
+    from patronage_server.network import Network
+    from patronage_server.status import operator_status
+
+    found = operator_status(OperatorHome.load(home), Network.load(home))
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    typer.echo(f"SuperLink    {found.superlink}")
+    typer.echo(f"certificate  valid until {found.certificate_until}")
+    if found.round is None:
+        typer.echo("round        none yet")
+    else:
+        driven = "being driven" if found.driven else "not being driven"
+        typer.echo(f"round        {found.round.number}, phase {found.round.phase}, {driven}")
+    typer.echo(f"latest run   {found.run or 'none'}")
+    for owner in found.owners:
+        typer.echo(f"  {owner.name:<24} node {owner.node:<12} {owner.standing}")
+
+
+@operator.command()
+def renew(home: Home) -> None:
+    """Make a new server certificate from the consortium's authority; owners need do nothing.
+
+    Example: patronage operator renew operator
+    """
+    from patronage_server.founding import renew as make
+    from patronage_server.network import Network
+
+    until = make(Network.load(home))
+    typer.echo(f"valid until {until:%Y-%m-%d}; restart: patronage operator serve {home}")

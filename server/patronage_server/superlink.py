@@ -1,0 +1,118 @@
+"""Flower's SuperLink as a child process: TLS, node authentication, state on disk, loopback alone."""
+
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from patronage_protocol.errors import UnavailableError
+from patronage_server.network import Network
+
+__all__ = ["SuperLink", "require_free"]
+
+STOP_SECONDS = 10.0
+
+
+class SuperLink:
+    """The process. It is started by `start`, and ends with `stop` or by itself."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it is there."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    def start(self) -> None:
+        """Start the process; its output goes to flower/superlink.log.
+
+        Raises:
+            UnavailableError: the port is taken, or the program is not there.
+        """
+        require_free("127.0.0.1", self._network.config.superlink_port)
+        self._network.flower.mkdir(mode=0o700, exist_ok=True)
+        with (self._network.flower / "superlink.log").open("ab") as log:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - our own command line
+                    _command(self._network),
+                    env=_environment(self._network),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise UnavailableError(
+                    "Flower's flower-superlink", got=str(error), do="run: pip install 'patronage[server]'"
+                ) from error
+
+    def stop(self) -> None:
+        """End the process and wait for it."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def require_free(host: str, port: int) -> None:
+    """Check that nobody listens on a port.
+
+    Raises:
+        UnavailableError: somebody does, or the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UnavailableError(
+                f"the port {port} of {host} to be free",
+                got=error.strerror or str(error),
+                do="stop what listens there (perhaps an earlier serve), or change network.toml",
+            ) from error
+
+
+def _command(network: Network) -> list[str]:
+    return [
+        str(_scripts() / "flower-superlink"),
+        *("--host", "127.0.0.1", "--port", str(network.config.superlink_port)),
+        *("--ssl-ca-certfile", str(network.certificate_authority.absolute())),
+        *("--ssl-certfile", str(network.certificate.absolute())),
+        *("--ssl-keyfile", str(network.certificate_key.absolute())),
+        "--enable-supernode-auth",
+        *("--database", str((network.flower / "state.db").absolute())),
+        "--disable-runtime-dependency-installation",
+    ]
+
+
+def _environment(network: Network) -> dict[str, str]:
+    return {
+        **os.environ,
+        # SuperLink starts flower-superexec, and that flwr-serverapp, by bare name.
+        "PATH": f"{_scripts()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "FLWR_HOME": str(network.flower.absolute()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+    }
+
+
+def _scripts() -> Path:
+    """Where the commands of this installation lie."""
+    beside = Path(sys.executable).parent
+    return beside if (beside / "flower-superlink").exists() else Path(sysconfig.get_path("scripts"))

@@ -1,0 +1,143 @@
+"""An operator's folder is made whole, and takes each owner once."""
+
+import socket
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from patronage_client.founding import found_owner
+from patronage_protocol.errors import UnavailableError, UsageError, VerificationError
+from patronage_protocol.joining import Registration, read_envelope, write_envelope
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.pair_files import write_pairs
+from patronage_protocol.preferences import PreferencePair
+from patronage_server.certificates import expiry, make_authority, make_server_certificate
+from patronage_server.founding import Founding, found_operator, renew
+from patronage_server.network import Network, NetworkConfig
+from patronage_server.registry import register
+from patronage_server.serve import serve
+
+CONFIG = NetworkConfig(name="operator", consortium="demo", address="127.0.0.1:18443", superlink_port=18092)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    write_pairs(path, [PreferencePair(prompt="tea", chosen=" warm", rejected=" cold")])
+    return path
+
+
+@pytest.fixture
+def operator(tmp_path: Path, pairs: Path) -> Network:
+    found_operator(tmp_path / "operator", Founding(CONFIG, "tiny", pairs))
+    return Network.load(tmp_path / "operator")
+
+
+@pytest.fixture
+def owner(tmp_path: Path, pairs: Path, key_of: Callable[[str], PrivateKey]) -> Callable[[str], Path]:
+    def found(name: str) -> Path:
+        key = key_of("operator").public.text
+        found_owner(tmp_path / name, name=name, data=pairs, base_model="tiny", operator_key=key)
+        return tmp_path / name / "registration.json"
+
+    return found
+
+
+def test_secrets_are_for_their_owner_alone(operator: Network, owner: Callable[[str], Path]) -> None:
+    home = owner("ann").parent
+    secrets = [
+        operator.home / name for name in ("key.pem", "held-out.secret", "tls/ca.key", "tls/server.key")
+    ]
+    for path in (*secrets, home / "key.pem", home / "node" / "key", home / "node" / "secret"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_a_folder_that_is_there_is_not_touched(operator: Network, pairs: Path) -> None:
+    before = (operator.home / "key.pem").read_bytes()
+    with pytest.raises(UsageError, match="no folder"):
+        found_operator(operator.home, Founding(CONFIG, "tiny", pairs))
+    assert (operator.home / "key.pem").read_bytes() == before
+
+
+def test_owners_are_registered_by_name(operator: Network, owner: Callable[[str], Path]) -> None:
+    for name in ("bob", "ann"):
+        register(operator, owner(name))
+    assert [party.name for party in operator.parties] == ["ann", "bob"]
+
+
+def test_the_same_registration_twice_is_harmless(operator: Network, owner: Callable[[str], Path]) -> None:
+    path = owner("ann")
+    assert register(operator, path) == register(operator, path)
+    assert len(operator.parties) == 1
+
+
+def test_two_owners_with_one_name_are_refused(
+    operator: Network, owner: Callable[[str], Path], tmp_path: Path
+) -> None:
+    register(operator, owner("ann"))
+    (tmp_path / "ann").rename(tmp_path / "first")
+    with pytest.raises(UsageError, match="a name of its own, got the name under which ann is registered"):
+        register(operator, owner("ann"))
+
+
+def test_one_node_key_for_two_owners_is_refused(
+    operator: Network,
+    owner: Callable[[str], Path],
+    tmp_path: Path,
+    key_of: Callable[[str], PrivateKey],
+) -> None:
+    first = register(operator, owner("ann"))
+    key = key_of("bob")
+    second = Registration(owner="bob", key=key.public.text, node_key=first.node_key)
+    write_envelope(tmp_path / "bob.json", second.seal(key))
+    with pytest.raises(UsageError, match="got the node key under which ann is registered"):
+        register(operator, tmp_path / "bob.json")
+
+
+def test_the_operators_name_is_taken(
+    operator: Network, tmp_path: Path, key_of: Callable[[str], PrivateKey], owner: Callable[[str], Path]
+) -> None:
+    key, node_key = key_of("x"), Registration.open(read_envelope(owner("ann"))).node_key
+    claim = Registration(owner="operator", key=key.public.text, node_key=node_key)
+    write_envelope(tmp_path / "r.json", claim.seal(key))
+    with pytest.raises(UsageError, match="got operator, the operator's"):
+        register(operator, tmp_path / "r.json")
+
+
+def test_a_registration_by_another_hand_is_refused(
+    operator: Network, owner: Callable[[str], Path], tmp_path: Path
+) -> None:
+    claimed = Registration.open(read_envelope(owner("ann")))
+    write_envelope(tmp_path / "forged.json", claimed.seal(PrivateKey.generate()))
+    with pytest.raises(VerificationError):
+        register(operator, tmp_path / "forged.json")
+    assert operator.parties == ()
+
+
+def test_renewing_keeps_the_authority(operator: Network) -> None:
+    before = operator.certificate_authority.read_bytes(), operator.certificate.read_bytes()
+    until = renew(operator)
+    assert operator.certificate_authority.read_bytes() == before[0]
+    assert operator.certificate.read_bytes() != before[1]
+    assert until == expiry(operator.certificate.read_bytes())
+
+
+def test_serving_with_an_expired_certificate_is_refused(operator: Network) -> None:
+    past = datetime.now(UTC) - timedelta(days=500)
+    authority = make_authority("demo", past)
+    operator.certificate.write_bytes(make_server_certificate(authority, ["x"], past).certificate)
+    with pytest.raises(UnavailableError, match=r"expired on .*; renew it: patronage operator renew"):
+        serve(operator)
+
+
+def test_a_port_that_is_taken_is_named(operator: Network) -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        config = CONFIG.model_copy(update={"address": f"127.0.0.1:{port}"})
+        with pytest.raises(UnavailableError, match=f"expected the port {port} of 0.0.0.0 to be free"):
+            serve(Network(operator.home, config))
