@@ -31,12 +31,15 @@ EXTRA_OF = {
     "datasets": "client",
     "flwr": "client",
     "gguf": "client",
+    "httpx": "client",
     "peft": "client",
     "pyarrow": "client",
     "ray": "simulations",
+    "starlette": "server",
     "torch": "client",
     "transformers": "client",
     "trl": "client",
+    "uvicorn": "server",
 }
 """Which extra brings a package that a command found missing."""
 
