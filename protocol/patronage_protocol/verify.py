@@ -58,13 +58,19 @@ class Verdict:
     """A ledger that holds.
 
     Attributes:
+        ledger: what was read.
         rounds: the rounds that its entries add up to.
+        entries: the entries of each round.
         checks: what was checked, in the order of the phases.
-        pinned: whether the operator's key was given, rather than taken from the ledger itself.
+        key: the operator's key.
+        pinned: whether that key was given, rather than taken from the ledger itself.
     """
 
+    ledger: PublishedLedger
     rounds: tuple[Round, ...]
+    entries: tuple[tuple[AnyEntry, ...], ...]
     checks: tuple[Check, ...]
+    key: VerifierKey
     pinned: bool
 
 
@@ -82,18 +88,38 @@ def verify_ledger(folder: Path, *, trust: VerifierKey | None = None) -> Verdict:
     ledger = read_published(folder)
     entries = [decode_entry(data) for data in ledger.entries]
     rounds: tuple[Round, ...] = ()
+    by_round: list[list[AnyEntry]] = []
     for entry in entries:
         rounds = follow(rounds, entry, lambda digest: _blob(ledger, digest))
+        if isinstance(entry, Opened):
+            by_round.append([])
+        by_round[-1].append(entry)
     if not rounds:
         raise VerificationError("a ledger with a round", got="no entries", do="ask the operator for it")
     _check_blobs(ledger, entries)
-    checks = [_check_checkpoint(ledger, rounds, trust)]
+    key = _check_checkpoint(ledger, rounds, trust)
+    checks = [
+        Check(
+            phase="ledger",
+            what=f"{len(entries)} entries, {len(ledger.blobs)} blobs: tree, tiles and files agree; "
+            f"checkpoint signed by {key.name}",
+        )
+    ]
     for state in rounds:
         checks += _check_round(state, ledger)
-    return Verdict(rounds, tuple(checks), pinned=trust is not None)
+    return Verdict(
+        ledger=ledger,
+        rounds=rounds,
+        entries=tuple(map(tuple, by_round)),
+        checks=tuple(checks),
+        key=key,
+        pinned=trust is not None,
+    )
 
 
-def _check_checkpoint(ledger: PublishedLedger, rounds: Sequence[Round], trust: VerifierKey | None) -> Check:
+def _check_checkpoint(
+    ledger: PublishedLedger, rounds: Sequence[Round], trust: VerifierKey | None
+) -> VerifierKey:
     operator = rounds[0].manifest.operator
     claimed = VerifierKey.ed25519(rounds[0].manifest.origin, PublicKey.from_base64(operator.key))
     key = trust or claimed
@@ -105,13 +131,7 @@ def _check_checkpoint(ledger: PublishedLedger, rounds: Sequence[Round], trust: V
             do="do not trust it; ask the operator about its key",
             where="open",
         )
-    return Check(
-        phase="ledger",
-        what=(
-            f"{len(ledger.entries)} entries, {len(ledger.blobs)} blobs: tree, tiles and files agree; "
-            f"checkpoint signed by {key.name}"
-        ),
-    )
+    return key
 
 
 def _blob(ledger: PublishedLedger, digest: str) -> bytes:

@@ -15,11 +15,9 @@ from patronage_protocol.entries import (
     Entry,
     Forfeited,
     Judged,
-    Opened,
     Valued,
-    decode_entry,
 )
-from patronage_protocol.errors import UsageError, VerificationError
+from patronage_protocol.errors import UsageError
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.keys import PublicKey
@@ -27,8 +25,7 @@ from patronage_protocol.manifest import Manifest
 from patronage_protocol.messages import Refusal, read_statement
 from patronage_protocol.notes import VerifierKey
 from patronage_protocol.payout import Payment
-from patronage_protocol.published import read_published
-from patronage_protocol.rounds import Phase, Round, follow
+from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.valuation import Saturation
 from patronage_protocol.verify import verify_ledger
 from patronage_server.report.coalitions import Coalitions, coalitions_of, saturation_of
@@ -183,34 +180,17 @@ def read_report(folder: Path, *, round_number: int | None = None) -> Report:
         UnavailableError: it cannot be read.
         UsageError: it has no such round.
     """
-    verified = verify_ledger(folder).rounds
-    ledger = read_published(folder)
-    rounds: tuple[Round, ...] = ()
-    entries: list[list[AnyEntry]] = []
-    for entry in map(decode_entry, ledger.entries):
-        rounds = follow(rounds, entry, ledger.blobs.__getitem__)
-        if isinstance(entry, Opened):
-            entries.append([])
-        entries[-1].append(entry)
-    if rounds != verified:
-        raise VerificationError(
-            "a folder that stays as it was while it is read",
-            got="other entries than those that were verified",
-            do="wait until the publication is over, and try again",
-            where=str(folder),
-        )
-    place = _place(rounds, round_number)
-    state = rounds[place]
-    origin, operator = state.manifest.origin, state.manifest.operator
-    vkey = VerifierKey.ed25519(origin, PublicKey.from_base64(operator.key))
-    ledger.authenticate(vkey)
+    verdict = verify_ledger(folder)
+    place = _place(verdict.rounds, round_number)
+    state = verdict.rounds[place]
+    blobs = verdict.ledger.blobs
     return Report(
         state=state,
-        entries=tuple(entries[place]),
-        rounds=len(rounds),
-        signed=ledger.signed,
-        vkey=vkey,
-        evidence=None if state.margins is None else MarginEvidence.decode(ledger.blobs[state.margins]),
+        entries=verdict.entries[place],
+        rounds=len(verdict.rounds),
+        signed=verdict.ledger.signed,
+        vkey=verdict.key,
+        evidence=None if state.margins is None else MarginEvidence.decode(blobs[state.margins]),
     )
 
 
