@@ -33,7 +33,13 @@ from patronage_protocol.messages import (
     sign_statement,
 )
 from patronage_protocol.pair_files import LoadedPairs, read_pairs
-from patronage_protocol.policy import BaseModel, check_same_base, length_check, shared_base_model
+from patronage_protocol.policy import (
+    BaseModel,
+    check_same_base,
+    length_check,
+    progress_bar,
+    shared_base_model,
+)
 
 __all__ = ["Owner"]
 
@@ -183,14 +189,16 @@ class Owner:
             return read_bytes(folder / ADAPTER, limit=manifest.intake.max_bytes)
         base = self._base(manifest)
         pairs = self._pairs(manifest, base).pairs
-        trained = train_adapter(
-            base,
-            pairs,
-            dpo=manifest.dpo,
-            lora=manifest.lora,
-            workdir=folder / "training",
-            threads=self.home.config.threads or None,
-        )
+        with progress_bar(f"{self.name} trains") as progress:
+            trained = train_adapter(
+                base,
+                pairs,
+                dpo=manifest.dpo,
+                lora=manifest.lora,
+                workdir=folder / "training",
+                progress=progress,
+                threads=self.home.config.threads or None,
+            )
         adapter = encode(trained.tensors)
         write_atomic(folder / RECORD, TrainingRecord(pairs=len(pairs)).encode())
         write_atomic(folder / ADAPTER, adapter)

@@ -12,7 +12,7 @@ from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
 from patronage_protocol.files import read_bytes
 from patronage_protocol.held_out import HeldOutSet
 from patronage_protocol.pair_files import read_pairs
-from patronage_protocol.policy import check_same_base, shared_base_model, tokenize_pairs
+from patronage_protocol.policy import check_same_base, progress_bar, shared_base_model, tokenize_pairs
 from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.rounds import Round
 from patronage_server.evaluation import score_adapters
@@ -53,13 +53,15 @@ def evaluate_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tens
         cache=home.cache,
     )
     check_same_base(manifest.base_model, base)
-    margins = score_adapters(
-        base,
-        {player: adapters[player] for player in state.players},
-        tokenize_pairs(base, pairs, max_length=manifest.dpo.max_length),
-        lora=manifest.lora,
-        beta=manifest.dpo.beta,
-    )
+    with progress_bar("scoring") as progress:
+        margins = score_adapters(
+            base,
+            {player: adapters[player] for player in state.players},
+            tokenize_pairs(base, pairs, max_length=manifest.dpo.max_length),
+            lora=manifest.lora,
+            beta=manifest.dpo.beta,
+            progress=progress,
+        )
     return MarginEvidence.from_margins(_header(state, pairs), margins)
 
 

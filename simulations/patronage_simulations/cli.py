@@ -80,7 +80,9 @@ def simulate(
             "base_model": base_model or chosen.base_model,
             "seed": chosen.seed if seed is None else seed,
         }
-        plan = plan_of_scenario(chosen.model_copy(update=changes), computing)
+        chosen = chosen.model_copy(update=changes)
+        progress.say(f"loading the base model {chosen.base_model}")
+        plan = plan_of_scenario(chosen, computing)
     else:
         if heldout is None or not base_model or scenario or preset:
             raise UsageError(
@@ -88,6 +90,7 @@ def simulate(
                 got="another combination",
                 do="see the examples in --help",
             )
+        progress.say(f"loading the base model {base_model}")
         plan = plan_of_files(
             owners,
             heldout,

@@ -77,7 +77,6 @@ def plan_of_files(
         stop the run. UnavailableError: a file is missing.
     """
     terms = read_settings(terms_file, RoundTerms)
-    progress.say(f"loading the base model {base_model}")
     base = shared_base_model(base_model, device=computing.device, cache=computing.cache_folder)
     check = length_check(base, terms.dpo.max_length)
 

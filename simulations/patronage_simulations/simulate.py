@@ -21,7 +21,6 @@ def simulate(plan: Plan, folder: Path, *, engine: str, progress: Progress) -> Ro
     Raises:
         PatronageError: the plan cannot be carried out, or the ledger does not hold.
     """
-    progress.say(f"loading the base model {plan.base_model}")
     cache = Path(plan.cache) if plan.cache else None
     base = shared_base_model(plan.base_model, device=plan.device, cache=cache)
     consortium = found(folder, plan, base, now=SimulatedClock().now())

@@ -3,12 +3,14 @@
     base        the base model with its digests        loading     hub id, folder, GGUF file, package, "tiny"
     adapting    LoRA modules, an adapter in place      tokenising  pairs to token ids, as TRL does it
     scoring     log pi(y | x) of completions           tiny        a small random Llama, made on the fly
+    bars        progress on stderr
 
 Both sides need these and must agree on them: the owner trains against the log-probabilities that the operator
 scores with. Importing this package takes seconds; commands do so when they run.
 """
 
 from patronage_protocol.policy.adapting import AdapterSlot, adapted, lora_groups
+from patronage_protocol.policy.bars import progress_bar
 from patronage_protocol.policy.base import BaseModel, check_same_base
 from patronage_protocol.policy.loading import load_base_model, shared_base_model
 from patronage_protocol.policy.scoring import completion_logprobs
@@ -24,6 +26,7 @@ __all__ = [
     "length_check",
     "load_base_model",
     "lora_groups",
+    "progress_bar",
     "shared_base_model",
     "tokenize_pairs",
 ]
