@@ -43,6 +43,9 @@ def simulate(
         Literal["local", "ray"], typer.Option(help="One process, or Flower's simulation engine.")
     ] = "local",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "bfloat16", "float32"], typer.Option(help="Of the base model, for everybody.")
+    ] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads an owner; 0 for torch's choice.", min=0)] = 0,
     model_cache: Annotated[
         Path | None, typer.Option(help="Keep de-quantised models here; the next start is fast.")
@@ -71,7 +74,7 @@ def simulate(
     from patronage_simulations.summary import summary_of, table_of
 
     progress = Progress()
-    computing = Computing(device=device, threads=threads, cache=_absolute(model_cache))
+    computing = Computing(precision=precision, device=device, threads=threads, cache=_absolute(model_cache))
     if owners is None:
         if heldout or terms:
             raise UsageError("--owners with --heldout and --terms", got="no --owners", do="name the folder")

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import UsageError
@@ -41,6 +42,7 @@ class Plan:
         terms: the operator's choices for the round.
         owners: owner to its pairs.
         held_out: the pairs on which coalitions are scored.
+        precision: of the base model; the manifest fixes it for everybody.
         device, threads, cache: how every party computes, as in owner.toml.
     """
 
@@ -50,6 +52,7 @@ class Plan:
     terms: RoundTerms
     owners: Mapping[str, Sequence[PreferencePair]]
     held_out: Sequence[PreferencePair]
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
     threads: int = 0
     cache: str = ""

@@ -29,6 +29,7 @@ OnOverlap = Literal["warn", "refuse"]
 class Computing:
     """How every party of a simulated consortium computes, as in owner.toml."""
 
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
     threads: int = 0
     cache: str = ""
@@ -77,7 +78,12 @@ def plan_of_files(
         stop the run. UnavailableError: a file is missing.
     """
     terms = read_settings(terms_file, RoundTerms)
-    base = shared_base_model(base_model, device=computing.device, cache=computing.cache_folder)
+    base = shared_base_model(
+        base_model,
+        precision=computing.precision,
+        device=computing.device,
+        cache=computing.cache_folder,
+    )
     check = length_check(base, terms.dpo.max_length)
 
     def read(path: Path) -> LoadedPairs:

@@ -22,7 +22,7 @@ def simulate(plan: Plan, folder: Path, *, engine: str, progress: Progress) -> Ro
         PatronageError: the plan cannot be carried out, or the ledger does not hold.
     """
     cache = Path(plan.cache) if plan.cache else None
-    base = shared_base_model(plan.base_model, device=plan.device, cache=cache)
+    base = shared_base_model(plan.base_model, precision=plan.precision, device=plan.device, cache=cache)
     consortium = found(folder, plan, base, now=SimulatedClock().now())
     ENGINES[engine](consortium, progress)
     report = read_report(consortium.ledger)

@@ -435,14 +435,15 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         choose_device("abacus", cuda=True)
 
 
-def test_the_precision_is_float32_on_a_cpu_and_bfloat16_on_a_gpu_that_has_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert choose_precision("auto", device="cpu") == "float32"
+def test_the_precision_is_bfloat16_where_the_device_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for units, chosen in (({"amx_bf16": True}, "bfloat16"), ({"amx_bf16": False, "avx2": True}, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units)
+        assert choose_precision("auto", device="cpu") == chosen
     for supported, chosen in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported: supported)
         assert choose_precision("auto", device="cuda") == chosen
     assert choose_precision("bfloat16", device="cpu") == "bfloat16"
+    assert choose_precision("float32", device="cuda") == "float32"
 
 
 # --- the model of the demo ----------------------------------------------------------------------------------

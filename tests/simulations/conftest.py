@@ -42,6 +42,7 @@ def plan_of(terms: RoundTerms) -> Callable[..., Plan]:
             "terms": terms,
             "owners": {owner: tuple(pair(k, owner) for k in range(3)) for owner in owners},
             "held_out": tuple(pair(k, "held out") for k in range(6)),
+            "precision": "float32",
             "threads": 1,
         }
         return Plan(**{**fields, **changes})
@@ -82,7 +83,7 @@ def trained(tmp_path: Path, plan_of: Callable[..., Plan]) -> Callable[..., Conso
 
     def make(adapters: dict[str, bytes | int], **changes: Any) -> Consortium:
         plan = plan_of(*adapters, **changes)
-        base = shared_base_model("tiny")
+        base = shared_base_model("tiny", precision="float32")
         consortium = found(tmp_path / "run", plan, base, now=SimulatedClock().now())
         for owner, made in adapters.items():
             data = encode(adapter(consortium.manifest, made)) if isinstance(made, int) else made

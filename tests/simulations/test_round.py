@@ -274,7 +274,7 @@ def test_a_missing_or_additional_file_is_refused(trained: Trained) -> None:
 
 def test_one_owner_alone_is_no_consortium(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least two owners"):
-        found(tmp_path / "run", plan_of("ann"), shared_base_model("tiny"), now=0)
+        found(tmp_path / "run", plan_of("ann"), shared_base_model("tiny", precision="float32"), now=0)
     assert not (tmp_path / "run").exists()
 
 
@@ -285,11 +285,11 @@ def test_two_owners_with_one_key_are_refused(
         consortium_module, "_key", lambda _seed, name: PrivateKey.from_seed(name[:1].encode() * 32)
     )
     with pytest.raises(UsageError, match=r"ann\w* and ann\w* have the same key"):
-        found(tmp_path / "run", plan_of("ann", "anna"), shared_base_model("tiny"), now=0)
+        found(tmp_path / "run", plan_of("ann", "anna"), shared_base_model("tiny", precision="float32"), now=0)
 
 
 def test_a_folder_that_is_not_empty_is_not_used(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="name another with --out"):
-        found(tmp_path, plan_of("ann", "bob"), shared_base_model("tiny"), now=0)
+        found(tmp_path, plan_of("ann", "bob"), shared_base_model("tiny", precision="float32"), now=0)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
