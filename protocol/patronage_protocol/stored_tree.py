@@ -14,6 +14,7 @@ from patronage_protocol.tiles import TILE_WIDTH, node_in_tile, perfect_root
 __all__ = ["FullTile", "StoredTree", "nodes_of_leaves"]
 
 CACHED_TILES = 512
+KNOWN_NODES = 8192
 
 MIDDLE_WIDTH = 16
 """Hashes under one hash of `middle`: with those, a node costs at most 7 hashes instead of 127."""
@@ -42,6 +43,7 @@ class StoredTree:
         self._edge = [list(hashes) for hashes in edge]
         self._full = [size // TILE_WIDTH ** (level + 1) for level in range(len(self._edge))]
         self._fetch = lru_cache(maxsize=CACHED_TILES)(fetch)
+        self._known: dict[tuple[int, int], bytes] = {}
         self._frontier = Frontier.of(size, self.node)
 
     @property
@@ -62,7 +64,7 @@ class StoredTree:
         twin = object.__new__(StoredTree)
         twin._edge = [hashes.copy() for hashes in self._edge]
         twin._full = self._full.copy()
-        twin._fetch = self._fetch
+        twin._fetch, twin._known = self._fetch, self._known
         twin._frontier = self._frontier.copy()
         filled: list[FullTile] = []
         for leaf in leaves:
@@ -71,7 +73,15 @@ class StoredTree:
         return twin, filled
 
     def node(self, level: int, index: int) -> bytes:
-        """The hash of a perfect subtree: a `merkle.NodeSource`."""
+        """The hash of a perfect subtree: a `merkle.NodeSource`. Once there, such a hash never changes."""
+        known = self._known.get((level, index))
+        if known is None:
+            if len(self._known) >= KNOWN_NODES:
+                self._known.clear()
+            known = self._known[level, index] = self._compute(level, index)
+        return known
+
+    def _compute(self, level: int, index: int) -> bytes:
         tile_level, tile_index, first, count = node_in_tile(level, index)
         if tile_index < self._full[tile_level]:
             hashes, middle = self._fetch(tile_level, tile_index)

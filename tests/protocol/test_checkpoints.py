@@ -1,6 +1,7 @@
 """Checkpoints: three lines, each with one spelling."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from patronage_protocol.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.errors import FormatError, VerificationError
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.merkle import EMPTY_ROOT
-from patronage_protocol.notes import VerifierKey
+from patronage_protocol.notes import Note, VerifierKey
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "c2sp.json").read_text())
 KEY = PrivateKey.from_seed(b"\x04" * 32)
@@ -80,3 +81,33 @@ def test_a_note_does_not_pass_for_another_checkpoint() -> None:
     signed = Checkpoint("log.example", 1, bytes(32)).sign(KEY)
     with pytest.raises(FormatError):
         SignedCheckpoint(Checkpoint("log.example", 2, bytes(32)), signed.note)
+
+
+@pytest.mark.parametrize(
+    ("size", "root"), [(-1, bytes(32)), (2**63, bytes(32)), (1, bytes(31)), (1, bytes(33)), (1, b"")]
+)
+def test_a_head_that_no_tree_can_have_is_refused(size: int, root: bytes) -> None:
+    with pytest.raises(FormatError, match="a size below"):
+        Checkpoint("log.example", size, root)
+
+
+def test_the_largest_size_is_still_one() -> None:
+    head = Checkpoint("log.example", 2**63 - 1, bytes(32))
+    assert Checkpoint.parse(head.text) == head
+
+
+def test_a_checkpoint_that_another_key_signed_is_refused() -> None:
+    signed = Checkpoint("log.example", 1, bytes(32)).sign(KEY)
+    other = PrivateKey.generate()
+    with pytest.raises(VerificationError, match="signed by"):
+        signed.verify(VerifierKey.ed25519("log.example", other.public))
+    line = replace(signed.note.signatures[0], signature=other.sign(signed.note.text.encode()))
+    forged = SignedCheckpoint(signed.checkpoint, Note(signed.note.text, (line,)))
+    with pytest.raises(VerificationError, match="does not verify"):
+        forged.verify(VerifierKey.ed25519("log.example", KEY.public))
+
+
+def test_a_key_under_another_name_is_refused_before_it_is_tried() -> None:
+    signed = Checkpoint("log.example", 1, bytes(32)).sign(KEY)
+    with pytest.raises(VerificationError, match=r"a checkpoint of other\.example"):
+        signed.verify(VerifierKey.ed25519("other.example", KEY.public))
