@@ -111,3 +111,13 @@ def test_a_log_key_is_no_cosigner() -> None:
     key = VerifierKey.ed25519("log.example", LOG.public)
     with pytest.raises(FormatError, match="cosigner"):
         message(key, HEAD, 1)
+
+
+def test_a_cosignature_begins_with_eight_bytes_of_time() -> None:
+    cosigner = Ed25519Cosigner("w.example", LOG)
+    for time in (1, 2**63 - 1):
+        line = cosigner.cosign(HEAD, time)
+        assert len(line.signature) == 8 + 64
+        assert line.signature[:8] == time.to_bytes(8, "big")
+        note = HEAD.sign(LOG).note.with_signatures(line)
+        assert cosignature_time(SignedCheckpoint(HEAD, note), cosigner.verifier) == time
