@@ -7,11 +7,8 @@ node/invitation.json
 node/supernode.log
 """
 
-import os
 import socket
 import subprocess
-import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from patronage_protocol.errors import FormatError, UnavailableError
 from patronage_protocol.files import read_bytes
+from patronage_protocol.processes import command_path, start_child, stop_child
 
 __all__ = ["NodeFiles", "SuperNode"]
 
 MAX_KEY = 65_536
-STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -99,58 +96,47 @@ class SuperNode:
         """Start the process; its output goes to node/supernode.log.
 
         Raises:
-            UnavailableError: the program is not there.
+            UnavailableError: the program is not there, or the folder cannot be written.
         """
         port = _free_port()
         self.runtime = f"127.0.0.1:{port}"
-        with self._files.log.open("ab") as log:
-            try:
-                self._process = subprocess.Popen(  # noqa: S603 - our own command line
-                    self._command(port),
-                    env=_environment(self._files),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-            except OSError as error:
-                raise UnavailableError(
-                    "Flower's flower-supernode", got=str(error), do="run: pip install 'patronage[client]'"
-                ) from error
+        try:
+            self._process = start_child(
+                self._command(port), environment=_environment(self._files), log=self._files.log
+            )
+        except OSError as error:
+            raise UnavailableError(
+                "a SuperNode that starts", got=str(error), do="make room or mend permissions"
+            ) from error
 
     def stop(self) -> None:
         """End the process and wait for it."""
         if self._process is None:
             return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        stop_child(self._process)
         self._process = None
 
     def _command(self, port: int) -> list[str]:
         folder = self._files.folder
         return [
-            str(_scripts() / "flower-supernode"),
+            str(command_path("flower-supernode", extra="client")),
             *("--superlink", self._superlink),
             *("--root-certificates", str(self._files.certificate_authority.absolute())),
             *("--auth-supernode-private-key", str((folder / "key").absolute())),
             *("--isolation", "process"),
             *("--superexec-auth-secret-file", str((folder / "secret").absolute())),
             *("--host", "127.0.0.1", "--port", str(port)),
-            *("--node-config", f"patronage-home={json_string(folder.parent.absolute())}"),
+            *("--node-config", f"patronage-home={_quoted(folder.parent.absolute())}"),
         ]
 
 
-def json_string(path: Path) -> str:
+def _quoted(path: Path) -> str:
     """A path as a quoted value of Flower's node configuration."""
     return '"' + str(path) + '"'
 
 
 def _environment(files: NodeFiles) -> dict[str, str]:
     return {
-        **os.environ,
         "FLWR_HOME": str((files.folder / "flower").absolute()),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -162,9 +148,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _scripts() -> Path:
-    """Where the commands of this installation lie."""
-    beside = Path(sys.executable).parent
-    return beside if (beside / "flower-supernode").exists() else Path(sysconfig.get_path("scripts"))

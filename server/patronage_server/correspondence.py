@@ -21,6 +21,8 @@ __all__ = ["Correspondence"]
 log = logging.getLogger("patronage.operator")
 
 MAX_PROBLEM = 500
+WAIT_SECONDS = 5.0
+LOCATE_SECONDS = 60
 
 
 class Correspondence:
@@ -43,20 +45,34 @@ class Correspondence:
         return tuple(node for node in self._nodes.ids() if node not in self._offered)
 
     def offer(self, deadline: int) -> Iterator[tuple[str, Envelope]]:
-        """Offer the terms to every new node; yield each owner that answers, with its signed answer."""
+        """Offer the terms to every new node, and to those that come until the others have answered.
+
+        Yields each owner that answers, with its signed answer. A node that has not answered when this ends
+        counts as new again.
+        """
         data = self._manifest.encode()
         offer = {
             Field.MANIFEST: data,
             Field.SIGNATURE: sign_detached(MANIFEST_TYPE, data, self._key),
         }
-        asked = dict.fromkeys(self.new_nodes(), offer)
-        self._offered |= set(asked)
-        for answer in self._nodes.ask(Action.OFFER, asked, deadline=deadline):
-            with self.blame(f"node {answer.node}"):
-                envelope = _envelope(answer)
-                owner = self._author(envelope)
-                self._node_of[owner] = answer.node
-                yield owner, envelope
+        open_offers: set[int] = set()
+
+        def to_new() -> dict[int, dict[str, bytes]]:
+            asked = dict.fromkeys(self.new_nodes(), offer)
+            self._offered |= set(asked)
+            open_offers.update(asked)
+            return asked
+
+        try:
+            for answer in self._nodes.ask(Action.OFFER, to_new(), deadline=deadline, more=to_new):
+                open_offers.discard(answer.node)
+                with self.blame(f"node {answer.node}"):
+                    envelope = _envelope(answer)
+                    owner = self._author(envelope)
+                    self._node_of[owner] = answer.node
+                    yield owner, envelope
+        finally:
+            self._offered -= open_offers
 
     def ask(
         self, action: str, kind: type[Statement], owners: Iterable[str], deadline: int, **fields: object
@@ -70,16 +86,31 @@ class Correspondence:
             deadline: Unix seconds.
             fields: what the request says beside its header.
         """
-        wanted = list(owners)
-        if any(owner not in self._node_of for owner in wanted):
-            for _ in self.offer(deadline):  # after a restart, or for an owner that has come back
-                pass
-        owner_at = {self._node_of[owner]: owner for owner in wanted if owner in self._node_of}
-        requests = {node: self._sealed(kind, owner=owner, **fields) for node, owner in owner_at.items()}
-        for answer in self._nodes.ask(action, requests, deadline=deadline):
-            with self.blame(owner_at[answer.node]):
-                _check_problem(answer)
-                yield owner_at[answer.node], answer
+        waiting = set(owners)
+        while waiting and self._nodes.clock.now() <= deadline:
+            self._locate(waiting, deadline)
+            owner_at = {self._node_of[owner]: owner for owner in sorted(waiting) if owner in self._node_of}
+            requests = {node: self._sealed(kind, owner=owner, **fields) for node, owner in owner_at.items()}
+            for answer in self._nodes.ask(action, requests, deadline=deadline):
+                waiting.discard(owner_at[answer.node])
+                with self.blame(owner_at[answer.node]):
+                    _check_problem(answer)
+                    yield owner_at[answer.node], answer
+            waiting -= set(owner_at.values())
+            if waiting:
+                self._nodes.clock.sleep(WAIT_SECONDS)
+
+    def _locate(self, owners: Iterable[str], deadline: int) -> None:
+        """Find out who sits at the new nodes: after a restart, or when an owner has come back.
+
+        A node that is silent for a minute holds nobody up.
+        """
+        missing = set(owners) - self._node_of.keys()
+        if missing and self.new_nodes():
+            for owner, _ in self.offer(min(deadline, self._nodes.clock.now() + LOCATE_SECONDS)):
+                missing.discard(owner)
+                if not missing:
+                    break
 
     @contextmanager
     def blame(self, who: str) -> Iterator[None]:

@@ -110,6 +110,8 @@ class RoundDriver:
                 self.clock.sleep(WAIT_SECONDS)
             for owner, envelope in self.owners.offer(deadlines.accept):
                 self._take_answer_to_offer(owner, envelope)
+                if not self._state.owners(Standing.INVITED):
+                    break  # a node of nobody who was invited need not be waited for
         self._forfeit(Standing.INVITED, deadlines.accept)
         waiting = self._state.owners(Standing.ACCEPTED)
         for owner, answer in self.owners.ask(Action.TRAIN, TrainRequest, waiting, deadlines.commit):

@@ -5,6 +5,7 @@ that are registered while it runs are let in within a few seconds.
 """
 
 import logging
+import signal
 import threading
 import time
 from datetime import UTC, datetime
@@ -52,6 +53,9 @@ def serve(network: Network) -> None:
             timeout_graceful_shutdown=3,
         )
     )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn stops on these and then raises them once more; SuperLink is to be ended first.
+        signal.signal(number, lambda *_: None)
     watch = _Watch(network, door)
     watch.superlink.start()
     thread = threading.Thread(target=watch.run, name="patronage-superlink", daemon=True)

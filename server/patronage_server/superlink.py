@@ -3,16 +3,13 @@
 import os
 import socket
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 from patronage_protocol.errors import UnavailableError
+from patronage_protocol.processes import command_path, start_child, stop_child
 from patronage_server.network import Network
 
 __all__ = ["SuperLink", "require_free"]
-
-STOP_SECONDS = 10.0
 
 
 class SuperLink:
@@ -36,35 +33,26 @@ class SuperLink:
         """Start the process; its output goes to flower/superlink.log.
 
         Raises:
-            UnavailableError: the port is taken, or the program is not there.
+            UnavailableError: the port is taken, the program is not there, or the folder cannot be written.
         """
         require_free("127.0.0.1", self._network.config.superlink_port)
-        self._network.flower.mkdir(mode=0o700, exist_ok=True)
-        with (self._network.flower / "superlink.log").open("ab") as log:
-            try:
-                self._process = subprocess.Popen(  # noqa: S603 - our own command line
-                    _command(self._network),
-                    env=_environment(self._network),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise UnavailableError(
-                    "Flower's flower-superlink", got=str(error), do="run: pip install 'patronage[server]'"
-                ) from error
+        try:
+            self._network.flower.mkdir(mode=0o700, exist_ok=True)
+            self._process = start_child(
+                _command(self._network),
+                environment=_environment(self._network),
+                log=self._network.flower / "superlink.log",
+            )
+        except OSError as error:
+            raise UnavailableError(
+                "a SuperLink that starts", got=str(error), do="make room or mend permissions"
+            ) from error
 
     def stop(self) -> None:
         """End the process and wait for it."""
         if self._process is None:
             return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        stop_child(self._process)
         self._process = None
 
 
@@ -89,7 +77,7 @@ def require_free(host: str, port: int) -> None:
 
 def _command(network: Network) -> list[str]:
     return [
-        str(_scripts() / "flower-superlink"),
+        str(_superlink()),
         *("--host", "127.0.0.1", "--port", str(network.config.superlink_port)),
         *("--ssl-ca-certfile", str(network.certificate_authority.absolute())),
         *("--ssl-certfile", str(network.certificate.absolute())),
@@ -102,9 +90,8 @@ def _command(network: Network) -> list[str]:
 
 def _environment(network: Network) -> dict[str, str]:
     return {
-        **os.environ,
         # SuperLink starts flower-superexec, and that flwr-serverapp, by bare name.
-        "PATH": f"{_scripts()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PATH": f"{_superlink().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "FLWR_HOME": str(network.flower.absolute()),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -112,7 +99,5 @@ def _environment(network: Network) -> dict[str, str]:
     }
 
 
-def _scripts() -> Path:
-    """Where the commands of this installation lie."""
-    beside = Path(sys.executable).parent
-    return beside if (beside / "flower-superlink").exists() else Path(sysconfig.get_path("scripts"))
+def _superlink() -> Path:
+    return command_path("flower-superlink", extra="server")
