@@ -109,7 +109,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"the key {key!r} twice")
+            raise ValueError(f"the key {key[:80]!r} twice")
         result[key] = value
     return result
 
