@@ -1,5 +1,6 @@
 """Commands of this component; heavy imports happen inside the commands."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,6 +68,7 @@ def simulate(
         patronage simulate --preset demo --out run/
         patronage simulate --owners pairs/ --heldout heldout.jsonl --base-model MODEL --out run/
     """
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # Flower reads it when it is imported
     from patronage_simulations.plans import Computing, plan_of_files, plan_of_scenario
     from patronage_simulations.progress import Progress
     from patronage_simulations.scenarios import load_scenario

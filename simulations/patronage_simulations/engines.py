@@ -1,12 +1,9 @@
 """Two ways to carry messages between the same apps: in this process, or on Flower's simulation engine."""
 
-import os
 import time
-from collections.abc import Callable
-from pathlib import Path
+from typing import Literal
 
 from flwr.app import Context, RecordDict
-from flwr.simulation import run_simulation
 
 from patronage_client.app import client_app
 from patronage_server.app import server_app
@@ -15,7 +12,7 @@ from patronage_server.clock import SystemClock
 from patronage_simulations.consortium import Consortium
 from patronage_simulations.grid import LocalGrid
 
-__all__ = ["ENGINES", "SimulatedClock"]
+__all__ = ["SimulatedClock", "run_engine", "run_local"]
 
 
 class SimulatedClock(SystemClock):
@@ -59,27 +56,17 @@ def run_local(consortium: Consortium, listener: Listener) -> None:
     server_app(clock=SimulatedClock(), listener=listener)(LocalGrid(client_app(), contexts), operator)
 
 
-def run_ray(consortium: Consortium, listener: Listener) -> None:
-    """Every owner in a process of its own, on Flower's simulation engine.
+def run_engine(name: Literal["local", "ray"], consortium: Consortium, listener: Listener) -> None:
+    """Run the round of a consortium on an engine.
 
     Raises:
-        UnavailableError: the engine ended without finishing the round.
+        PatronageError: the operator's side failed; running again goes on from what was recorded.
+        MissingExtraError: the engine is not installed.
     """
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    homes = [str(home) for home in consortium.owners]
+    if name == "local":
+        run_local(consortium, listener)
+    else:
+        # Flower's simulation engine and Ray cost seconds to import; the local engine needs neither.
+        from patronage_simulations.ray_engine import run_ray  # noqa: PLC0415
 
-    def home_of(context: Context) -> Path:
-        return Path(homes[int(context.node_config["partition-id"])])
-
-    operator = consortium.operator
-    run_simulation(
-        server_app=server_app(lambda _context: operator, clock=SimulatedClock(), listener=listener),
-        client_app=client_app(home_of),
-        num_supernodes=len(homes),
-        backend_name="ray",
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
-    )
-
-
-ENGINES: dict[str, Callable[[Consortium, Listener], None]] = {"local": run_local, "ray": run_ray}
+        run_ray(consortium, SimulatedClock(), listener)
