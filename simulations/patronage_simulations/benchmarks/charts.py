@@ -8,9 +8,20 @@ __all__ = ["log_chart"]
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 760, 440
-LEFT, RIGHT, TOP, BOTTOM = 70, 230, 40, 50
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999", "#7b3294")
+WIDTH, HEIGHT = 780, 440
+LEFT, RIGHT, TOP, BOTTOM = 70, 240, 40, 50
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+    "#000000",
+    "#999999",
+    "#7b3294",
+    "#a6761d",
+)
 
 
 def log_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_label: str) -> str:
@@ -21,7 +32,7 @@ def log_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_label
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        _text(WIDTH / 2 - RIGHT / 2 + LEFT / 2, 20, title, anchor="middle", size=14),
+        _text((LEFT + WIDTH - RIGHT) / 2, 20, title, anchor="middle", size=14),
         _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_label, anchor="middle"),
         f'<g transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">'
         + _text(0, 0, y_label, anchor="middle")
