@@ -14,9 +14,10 @@ from patronage_protocol.rounds import Phase
 from patronage_protocol.settings import read_settings
 from patronage_server.book import Book
 from patronage_server.bundle import BUNDLE
+from patronage_server.drafting import draw_up
 from patronage_server.home import OperatorHome
 from patronage_server.network import Network
-from patronage_server.terms import RoundTerms, draw_up
+from patronage_server.terms import RoundTerms
 
 __all__ = ["invite"]
 

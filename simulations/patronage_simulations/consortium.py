@@ -24,7 +24,8 @@ from patronage_protocol.manifest import Manifest, Party
 from patronage_protocol.pair_files import write_pairs
 from patronage_protocol.policy import BaseModel
 from patronage_protocol.preferences import PreferencePair
-from patronage_server.terms import RoundTerms, draw_up
+from patronage_server.drafting import draw_up
+from patronage_server.terms import RoundTerms
 
 __all__ = ["Consortium", "Plan", "found"]
 
