@@ -10,10 +10,10 @@ from patronage_protocol.entries import Paid, decode_entry
 from patronage_protocol.errors import VerificationError
 from patronage_protocol.files import read_bytes
 from patronage_protocol.keys import PublicKey
+from patronage_protocol.ledger.notes import VerifierKey
+from patronage_protocol.ledger.receipts import MAX_RECEIPT_BYTES, Receipt
 from patronage_protocol.manifest import Manifest
-from patronage_protocol.notes import VerifierKey
 from patronage_protocol.payout import Reason
-from patronage_protocol.receipts import MAX_RECEIPT_BYTES, Receipt
 
 __all__ = ["KeptReceipt", "kept_receipts"]
 

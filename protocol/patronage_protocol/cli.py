@@ -63,7 +63,7 @@ def main() -> None:
 
 def application() -> typer.Typer:
     """The root application with the commands of every installed component."""
-    from patronage_protocol.ledger_cli import register as ledger_commands
+    from patronage_protocol.ledger.cli import register as ledger_commands
 
     app = typer.Typer(
         name="patronage",
@@ -104,7 +104,7 @@ def verify(
 
     Example: patronage verify run/ledger --trust operator.vkey
     """
-    from patronage_protocol.notes import VerifierKey
+    from patronage_protocol.ledger.notes import VerifierKey
     from patronage_protocol.verify import NOT_KNOWN, verify_ledger
 
     key = VerifierKey.parse(_one_line(trust)) if trust else None

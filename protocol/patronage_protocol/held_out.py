@@ -16,8 +16,14 @@ from pydantic import Field
 
 from patronage_protocol.canonical import Canonical, Digest
 from patronage_protocol.errors import UsageError
+from patronage_protocol.ledger.merkle import (
+    inclusion_proof,
+    leaf_hash,
+    node_hash,
+    root_of_leaves,
+    verify_inclusion,
+)
 from patronage_protocol.manifest import HeldOutTerms
-from patronage_protocol.merkle import inclusion_proof, leaf_hash, node_hash, root_of_leaves, verify_inclusion
 from patronage_protocol.preferences import PreferencePair
 
 __all__ = ["HeldOutCommitment", "HeldOutOpening", "HeldOutSet", "check_opening"]

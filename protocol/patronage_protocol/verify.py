@@ -22,9 +22,9 @@ from patronage_protocol.errors import VerificationError
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.keys import PublicKey
+from patronage_protocol.ledger.notes import VerifierKey
+from patronage_protocol.ledger.published import PublishedLedger, read_published
 from patronage_protocol.manifest import Manifest
-from patronage_protocol.notes import VerifierKey
-from patronage_protocol.published import PublishedLedger, read_published
 from patronage_protocol.rounds import Phase, Round, Standing, follow
 from patronage_protocol.shares import Shares, check_shares, compute_shares
 from patronage_protocol.valuation import value

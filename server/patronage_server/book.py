@@ -11,10 +11,10 @@ from patronage_protocol.entries import AnyEntry, Opened, Paid, decode_entry
 from patronage_protocol.envelopes import sign_detached
 from patronage_protocol.errors import LocalProtocolError
 from patronage_protocol.keys import PrivateKey
-from patronage_protocol.ledger import Ledger
+from patronage_protocol.ledger.publish import publish
+from patronage_protocol.ledger.receipts import make_receipt
+from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
-from patronage_protocol.publish import publish
-from patronage_protocol.receipts import make_receipt
 from patronage_protocol.rounds import Round, follow
 from patronage_protocol.strict import base64_text
 

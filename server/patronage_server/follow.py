@@ -3,7 +3,6 @@
 import sqlite3
 from pathlib import Path
 
-from patronage_protocol.database import Database
 from patronage_protocol.entries import (
     Aborted,
     Accepted,
@@ -23,7 +22,8 @@ from patronage_protocol.entries import (
     Valued,
     decode_entry,
 )
-from patronage_protocol.ledger_schema import APPLICATION_ID
+from patronage_protocol.ledger.database import Database
+from patronage_protocol.ledger.schema import APPLICATION_ID
 from patronage_protocol.rounds import Round, follow
 
 __all__ = ["entries_since", "is_driven", "last_round", "line_of"]

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from patronage_protocol.files import read_bytes
 from patronage_protocol.keys import PrivateKey
-from patronage_protocol.ledger import Ledger
+from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.settings import Settings, read_settings
 

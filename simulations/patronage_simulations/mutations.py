@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from patronage_protocol.checkpoints import Checkpoint
-from patronage_protocol.cosignatures import Ed25519Cosigner
-from patronage_protocol.equivocation import EquivocationProof, prove_equivocation
 from patronage_protocol.errors import PatronageError
 from patronage_protocol.keys import PrivateKey
-from patronage_protocol.ledger import Ledger
-from patronage_protocol.publish import publish
-from patronage_protocol.published import read_published
-from patronage_protocol.receipts import Receipt, make_receipt
-from patronage_protocol.trust import TrustPolicy, flat_policy
+from patronage_protocol.ledger.checkpoints import Checkpoint
+from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
+from patronage_protocol.ledger.equivocation import EquivocationProof, prove_equivocation
+from patronage_protocol.ledger.publish import publish
+from patronage_protocol.ledger.published import read_published
+from patronage_protocol.ledger.receipts import Receipt, make_receipt
+from patronage_protocol.ledger.store import Ledger
+from patronage_protocol.ledger.trust import TrustPolicy, flat_policy
 
 __all__ = ["Tally", "main", "mutate_all"]
 

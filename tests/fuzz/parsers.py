@@ -2,25 +2,25 @@
 
 A parser either raises an error of the project's own tree, or returns a value that is written back as the
 very bytes that were read. The first byte of a case chooses the parser. `run_atheris.py` searches for cases;
-those that once broke something lie in tests/vectors/fuzz and are run by tests/protocol/test_fuzz_cases.py.
+those that once broke something lie in tests/vectors/fuzz and are run by tests/protocol/ledger/test_fuzz_cases.py.
 """
 
 from collections.abc import Callable
 
 from patronage_protocol import pkcs8
-from patronage_protocol.checkpoints import Checkpoint, SignedCheckpoint
-from patronage_protocol.cosignatures import Ed25519Cosigner
 from patronage_protocol.envelopes import Envelope, seal
-from patronage_protocol.equivocation import EquivocationProof
 from patronage_protocol.errors import PatronageError
 from patronage_protocol.keys import PrivateKey, PublicKey
-from patronage_protocol.notes import Note, VerifierKey, parse_signatures
-from patronage_protocol.receipts import Receipt
-from patronage_protocol.rotation import Revocation, Rotation, rotate
+from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
+from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
+from patronage_protocol.ledger.equivocation import EquivocationProof
+from patronage_protocol.ledger.notes import Note, VerifierKey, parse_signatures
+from patronage_protocol.ledger.receipts import Receipt
+from patronage_protocol.ledger.rotation import Revocation, Rotation, rotate
+from patronage_protocol.ledger.tiles import Tile, bundle, parse_bundle
+from patronage_protocol.ledger.trust import TrustPolicy, flat_policy
+from patronage_protocol.ledger.witness import AddCheckpoint
 from patronage_protocol.strict import base64_bytes, base64_text, decimal
-from patronage_protocol.tiles import Tile, bundle, parse_bundle
-from patronage_protocol.trust import TrustPolicy, flat_policy
-from patronage_protocol.witness import AddCheckpoint
 
 __all__ = ["PARSERS", "check", "seeds"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from patronage_protocol.entries import Aborted, Forfeited, Judged, Paid
 from patronage_protocol.keys import PrivateKey
-from patronage_protocol.ledger import Ledger
+from patronage_protocol.ledger.store import Ledger
 from patronage_server.follow import entries_since, is_driven, last_round, line_of
 
 KEY = PrivateKey.from_seed(bytes(32))

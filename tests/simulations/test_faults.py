@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from patronage_protocol.checkpoints import Checkpoint
+from patronage_protocol.ledger.checkpoints import Checkpoint
 from patronage_simulations.faults.cases import instances, judge, prepare, run_case
 from patronage_simulations.faults.scenarios import SCENARIOS
 from patronage_simulations.faults.worker import KEY, ORIGIN, PREPARED

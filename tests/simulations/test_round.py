@@ -18,10 +18,10 @@ from patronage_protocol.canonical import sha256
 from patronage_protocol.entries import AnyEntry, decode_entry
 from patronage_protocol.errors import PatronageError, UnavailableError, UsageError, VerificationError
 from patronage_protocol.keys import PrivateKey, PublicKey
-from patronage_protocol.notes import VerifierKey
+from patronage_protocol.ledger.notes import VerifierKey
+from patronage_protocol.ledger.published import read_published
+from patronage_protocol.ledger.receipts import Receipt
 from patronage_protocol.policy import shared_base_model
-from patronage_protocol.published import read_published
-from patronage_protocol.receipts import Receipt
 from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.verify import verify_ledger
 from patronage_simulations import consortium as consortium_module

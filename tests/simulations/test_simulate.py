@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from patronage_protocol.errors import DataError, UsageError
-from patronage_protocol.published import read_published
+from patronage_protocol.ledger.published import read_published
 from patronage_simulations.cli import DEFAULT_TERMS
 from patronage_simulations.consortium import Consortium, Plan
 from patronage_simulations.engines import run_engine, run_local

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from patronage_protocol.checkpoints import SignedCheckpoint
 from patronage_protocol.entries import (
     AnyEntry,
     Declined,
@@ -21,9 +20,10 @@ from patronage_protocol.errors import UsageError
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.keys import PublicKey
+from patronage_protocol.ledger.checkpoints import SignedCheckpoint
+from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.messages import Refusal, read_statement
-from patronage_protocol.notes import VerifierKey
 from patronage_protocol.payout import Payment
 from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.valuation import Saturation

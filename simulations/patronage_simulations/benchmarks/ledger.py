@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from patronage_protocol import merkle
 from patronage_protocol.keys import PrivateKey
-from patronage_protocol.ledger import Ledger
-from patronage_protocol.publish import publish
-from patronage_protocol.published import read_published
+from patronage_protocol.ledger import merkle
+from patronage_protocol.ledger.publish import publish
+from patronage_protocol.ledger.published import read_published
+from patronage_protocol.ledger.store import Ledger
 
 __all__ = ["main"]
 

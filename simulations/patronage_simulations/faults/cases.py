@@ -14,13 +14,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from patronage_protocol.checkpoints import SignedCheckpoint
 from patronage_protocol.errors import PatronageError
-from patronage_protocol.fsck import fsck
-from patronage_protocol.ledger import Ledger
-from patronage_protocol.publish import publish
-from patronage_protocol.published import read_published
-from patronage_protocol.witness import Witness, request_cosignature
+from patronage_protocol.ledger.checkpoints import SignedCheckpoint
+from patronage_protocol.ledger.fsck import fsck
+from patronage_protocol.ledger.publish import publish
+from patronage_protocol.ledger.published import read_published
+from patronage_protocol.ledger.store import Ledger
+from patronage_protocol.ledger.witness import Witness, request_cosignature
 from patronage_simulations.faults import worker
 from patronage_simulations.faults.worker import COSIGNER, KEY, MARKER, ORIGIN, PREPARED, entry
 

@@ -7,15 +7,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from patronage_protocol.checkpoints import SignedCheckpoint
-from patronage_protocol.cosignatures import Ed25519Cosigner
 from patronage_protocol.errors import PatronageError, UnavailableError, VerificationError
 from patronage_protocol.keys import PrivateKey
-from patronage_protocol.ledger import Ledger
-from patronage_protocol.notes import NoteSignature
-from patronage_protocol.publish import publish
-from patronage_protocol.trust import flat_policy
-from patronage_protocol.witness import request_cosignature
+from patronage_protocol.ledger.checkpoints import SignedCheckpoint
+from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
+from patronage_protocol.ledger.notes import NoteSignature
+from patronage_protocol.ledger.publish import publish
+from patronage_protocol.ledger.store import Ledger
+from patronage_protocol.ledger.trust import flat_policy
+from patronage_protocol.ledger.witness import request_cosignature
 from patronage_simulations.faults.worker import KEY, ORIGIN, PREPARED, entry, open_ledger, open_witness
 
 __all__ = ["SCENARIOS"]

@@ -12,12 +12,12 @@ import os
 import sys
 from pathlib import Path
 
-from patronage_protocol.cosignatures import Ed25519Cosigner
 from patronage_protocol.errors import PatronageError
 from patronage_protocol.keys import PrivateKey
-from patronage_protocol.ledger import Ledger
-from patronage_protocol.publish import publish
-from patronage_protocol.witness import Witness, request_cosignature
+from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
+from patronage_protocol.ledger.publish import publish
+from patronage_protocol.ledger.store import Ledger
+from patronage_protocol.ledger.witness import Witness, request_cosignature
 
 __all__ = ["COSIGNER", "KEY", "MARKER", "ORIGIN", "PREPARED", "entry", "open_ledger", "open_witness"]
 

@@ -30,7 +30,8 @@ from patronage_protocol.entries import (
 from patronage_protocol.envelopes import sign_detached
 from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
 from patronage_protocol.keys import PrivateKey
-from patronage_protocol.ledger import Ledger
+from patronage_protocol.ledger.publish import publish
+from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import MANIFEST_TYPE, Deadlines, HeldOutTerms, IntervalTerms, Manifest
 from patronage_protocol.messages import (
     Acceptance,
@@ -41,7 +42,6 @@ from patronage_protocol.messages import (
     commitment,
     sign_statement,
 )
-from patronage_protocol.publish import publish
 from patronage_protocol.rounds import Phase, Round, Standing, follow
 from patronage_protocol.shares import compute_shares
 from patronage_protocol.strict import base64_text

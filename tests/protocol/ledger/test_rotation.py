@@ -1,0 +1,95 @@
+"""Keys follow one another only by statements that both sides signed, at the place where they stand."""
+
+from pathlib import Path
+
+import pytest
+
+from patronage_protocol.envelopes import Envelope, seal
+from patronage_protocol.errors import FormatError, UsageError, VerificationError
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger.fsck import fsck
+from patronage_protocol.ledger.publish import publish
+from patronage_protocol.ledger.published import read_published
+from patronage_protocol.ledger.rotation import ROTATION_TYPE, KeyHistory, Rotation, revoke, rotate
+from patronage_protocol.ledger.store import Ledger
+
+ONE, TWO, THREE = (PrivateKey.from_seed(bytes([0x90 + i]) * 32) for i in range(3))
+ORIGIN = "log.example"
+START = KeyHistory.begin(ORIGIN, ONE.public)
+
+
+def test_a_rotation_binds_every_later_head() -> None:
+    history = START.follow([(5, rotate(ORIGIN, 5, ONE, TWO)), (9, rotate(ORIGIN, 9, TWO, THREE))])
+    keys = {size: history.verifier_at(size).material for size in (0, 5, 6, 9, 10, 99)}
+    one, two, three = ONE.public.raw, TWO.public.raw, THREE.public.raw
+    assert keys == {0: one, 5: one, 6: two, 9: two, 10: three, 99: three}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        rotate(ORIGIN, 6, ONE, TWO),
+        rotate("other.example", 5, ONE, TWO),
+        rotate(ORIGIN, 5, TWO, ONE),
+        rotate(ORIGIN, 5, ONE, ONE),
+        rotate(ORIGIN, 5, TWO, THREE),
+        revoke(ORIGIN, 6, ONE, "stolen"),
+        revoke(ORIGIN, 5, TWO, "stolen"),
+        revoke("other.example", 5, ONE, "stolen"),
+    ],
+)
+def test_a_statement_that_does_not_fit_is_refused(statement: Envelope) -> None:
+    with pytest.raises(VerificationError):
+        START.follow([(5, statement)])
+
+
+def test_a_rotation_needs_both_signatures() -> None:
+    body = Rotation(
+        schema_version=1, origin=ORIGIN, size=5, old=ONE.public.text, new=TWO.public.text
+    ).encode()
+    for envelope in (
+        seal(ROTATION_TYPE, body, ONE),
+        seal(ROTATION_TYPE, body, TWO),
+        seal(ROTATION_TYPE, body, TWO).countersign(ONE),
+        seal(ROTATION_TYPE, body, ONE).countersign(THREE),
+        seal("another type", body, ONE).countersign(TWO),
+    ):
+        with pytest.raises(VerificationError):
+            START.follow([(5, envelope)])
+    with pytest.raises(FormatError):
+        START.follow([(5, seal(ROTATION_TYPE, b"{}", ONE).countersign(TWO))])
+
+
+def test_nothing_by_a_revoked_key_counts_beyond_its_size() -> None:
+    history = START.follow([(8, revoke(ORIGIN, 6, ONE, "stolen laptop"))])
+    assert history.verifier_at(6).material == ONE.public.raw
+    with pytest.raises(VerificationError, match="revoked"):
+        history.verifier_at(7)
+    with pytest.raises(VerificationError, match="after a revocation"):
+        history.follow([(9, rotate(ORIGIN, 9, ONE, TWO))])
+
+
+def test_a_ledger_changes_its_key_with_the_statement(tmp_path: Path) -> None:
+    path, guard, out = tmp_path / "ledger.sqlite", tmp_path / "guard", tmp_path / "out"
+    with Ledger.create(path, ORIGIN, ONE, guard=guard) as ledger:
+        ledger.append([b"a", b"b"])
+        publish(ledger, out)
+        before = ledger.checkpoint
+        statement = rotate(ORIGIN, ledger.size, ONE, TWO)
+        ledger.rotate(TWO, statement.encode())
+        after = ledger.checkpoint
+        with pytest.raises(UsageError, match="never signed here"):
+            ledger.rotate(ONE, b"back")
+    with pytest.raises(UsageError, match="rotated"):
+        Ledger.open(path, ONE, guard=guard)
+    with Ledger.open(path, TWO, guard=guard) as ledger:
+        ledger.append([b"c"])
+        publish(ledger, out)
+        last = ledger.checkpoint
+    assert fsck(path).problems == ()
+    read = read_published(out)
+    history = START.follow([(2, Envelope.decode(read.entries[2]))])
+    for signed in (before, after, last, read.signed):
+        history.verify(signed)
+    with pytest.raises(VerificationError):
+        START.verify(last)
