@@ -2,7 +2,7 @@
 
 A parser either raises an error of the project's own tree, or returns a value that is written back as the
 very bytes that were read. The first byte of a case chooses the parser. `run_atheris.py` searches for cases;
-those that once broke something lie in tests/vectors/fuzz and are run by tests/protocol/ledger/test_fuzz_cases.py.
+those that once broke something lie in tests/vectors/fuzz; tests/protocol/ledger/test_fuzz_cases.py runs them.
 """
 
 from collections.abc import Callable
