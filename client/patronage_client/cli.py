@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from patronage_protocol.cli import print_json
+from patronage_protocol.console import print_json
 
 __all__ = ["owner", "register"]
 

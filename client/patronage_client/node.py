@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from patronage_protocol.errors import FormatError, UnavailableError
+from patronage_protocol.errors import FormatError
 from patronage_protocol.files import read_bytes
 from patronage_protocol.processes import command_path, start_child, stop_child
 
@@ -100,14 +100,9 @@ class SuperNode:
         """
         port = _free_port()
         self.runtime = f"127.0.0.1:{port}"
-        try:
-            self._process = start_child(
-                self._command(port), environment=_environment(self._files), log=self._files.log
-            )
-        except OSError as error:
-            raise UnavailableError(
-                "a SuperNode that starts", got=str(error), do="make room or mend permissions"
-            ) from error
+        self._process = start_child(
+            self._command(port), environment=_environment(self._files), log=self._files.log
+        )
 
     def stop(self) -> None:
         """End the process and wait for it."""

@@ -5,14 +5,14 @@ application and adds its commands. Such a module imports nothing heavy at its to
 stay fast. Data goes to stdout, all else to stderr.
 """
 
-import json
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from patronage_protocol.console import JsonFlag, print_json
 from patronage_protocol.errors import (
     FormatError,
     MissingExtraError,
@@ -21,11 +21,11 @@ from patronage_protocol.errors import (
     UsageError,
     VerificationError,
 )
+from patronage_protocol.ledger.cli import register as ledger_commands
 
-__all__ = ["main", "print_json"]
+__all__ = ["main"]
 
 GROUP = "patronage.commands"
-SCHEMA_VERSION = 1
 EXTRA_OF = {
     "accelerate": "client",
     "datasets": "client",
@@ -45,8 +45,6 @@ EXTRA_OF = {
 
 NOT_VERIFIED = 1
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, failures too.")]
-
 
 def main() -> None:
     """Run the command line; exits with the status of the error tree."""
@@ -63,8 +61,6 @@ def main() -> None:
 
 def application() -> typer.Typer:
     """The root application with the commands of every installed component."""
-    from patronage_protocol.ledger.cli import register as ledger_commands
-
     app = typer.Typer(
         name="patronage",
         no_args_is_help=True,
@@ -79,11 +75,6 @@ def application() -> typer.Typer:
     for entry_point in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         entry_point.load()(app)
     return app
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on stdout, with the version of its layout."""
-    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}, ensure_ascii=False))
 
 
 def _root() -> None:

@@ -13,7 +13,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from patronage_protocol.errors import MissingExtraError
+from patronage_protocol.errors import MissingExtraError, UnavailableError
 
 __all__ = ["command_path", "start_child", "stop_child"]
 
@@ -44,18 +44,23 @@ def start_child(
         log: a file, made if need be.
 
     Raises:
-        OSError: the log cannot be written, or the program not be started.
+        UnavailableError: the log cannot be written, or the program not be started.
     """
-    with log.open("ab") as output:
-        return subprocess.Popen(  # noqa: S603 - callers build the command themselves
-            list(command),
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - see below
-        )
+    try:
+        with log.open("ab") as output:
+            return subprocess.Popen(  # noqa: S603 - callers build the command themselves
+                list(command),
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - see below
+            )
+    except OSError as error:
+        raise UnavailableError(
+            f"{Path(command[0]).name} to start", got=str(error), do="make room or mend permissions"
+        ) from error
 
 
 def stop_child(process: subprocess.Popen[bytes]) -> None:

@@ -38,15 +38,15 @@ class SuperLink:
         require_free("127.0.0.1", self._network.config.superlink_port)
         try:
             self._network.flower.mkdir(mode=0o700, exist_ok=True)
-            self._process = start_child(
-                _command(self._network),
-                environment=_environment(self._network),
-                log=self._network.flower / "superlink.log",
-            )
         except OSError as error:
             raise UnavailableError(
-                "a SuperLink that starts", got=str(error), do="make room or mend permissions"
+                f"a folder {self._network.flower}", got=str(error), do="make room or mend permissions"
             ) from error
+        self._process = start_child(
+            _command(self._network),
+            environment=_environment(self._network),
+            log=self._network.flower / "superlink.log",
+        )
 
     def stop(self) -> None:
         """End the process and wait for it."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from patronage_protocol.cli import JsonFlag, print_json
+from patronage_protocol.console import JsonFlag, print_json
 from patronage_protocol.errors import UsageError
 
 __all__ = ["register"]

@@ -5,38 +5,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from patronage_protocol.entries import (
-    Aborted,
-    Accepted,
-    AnyEntry,
-    Closed,
-    Committed,
-    Declined,
-    Evaluated,
-    Finished,
-    Forfeited,
-    Judged,
-    Opened,
-    OwnerStatement,
-    Revealed,
-    Valued,
-)
+from patronage_protocol.entries import AnyEntry, Paid, Refunded
 from patronage_protocol.rounds import Round
+from patronage_server.follow import line_of
 
 __all__ = ["Progress"]
-
-WORDS: dict[type[AnyEntry], str] = {
-    Opened: "terms published",
-    Accepted: "accepted the terms",
-    Declined: "declined",
-    Committed: "trained and committed",
-    Closed: "commitments closed",
-    Revealed: "revealed its adapter",
-    Evaluated: "coalitions scored on the held-out pairs",
-    Valued: "shares computed",
-    Aborted: "aborted: too few adapters",
-    Finished: "round final",
-}
 
 
 @dataclass
@@ -47,20 +20,10 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
 
     def __call__(self, entry: AnyEntry, _state: Round) -> None:
-        """Write the line of an entry, if it has one."""
-        text = self._line(entry)
-        if text:
-            self.say(text)
+        """Write the line of an entry; money is left to the summary."""
+        if not isinstance(entry, Paid | Refunded):
+            self.say(line_of(entry))
 
     def say(self, text: str) -> None:
         """Write one line with the time passed."""
         print(f"[{time.monotonic() - self.started:6.1f} s] {text}", file=self.stream, flush=True)
-
-    def _line(self, entry: AnyEntry) -> str:
-        if isinstance(entry, OwnerStatement):
-            return f"{entry.owner} {WORDS[type(entry)]}"
-        if isinstance(entry, Judged):
-            return f"{entry.owner} {'admitted' if entry.accepted else 'rejected: ' + entry.reason}"
-        if isinstance(entry, Forfeited):
-            return f"{entry.owner} forfeited: {entry.reason}"
-        return WORDS.get(type(entry), "")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patronage_protocol.cli import JsonFlag, print_json
+from patronage_protocol.console import JsonFlag, print_json
 from patronage_protocol.errors import UsageError
 
 if TYPE_CHECKING:
