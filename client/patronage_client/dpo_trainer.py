@@ -36,7 +36,7 @@ from patronage_protocol.policy.scoring import Batch, pair_batch, sequence_logpro
 __all__ = ["PairTrainer", "Watch", "lora_config", "pair_dataset", "resumable", "trainer_arguments"]
 
 COMPLETE = "complete"
-_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 _BATCH = ("input_ids", "positions", "segments", "rows", "columns", "targets")
 
 
@@ -164,7 +164,7 @@ def trainer_arguments(base: BaseModel, dpo: DpoTerms, folder: Path, *, save_memo
         per_device_train_batch_size=dpo.batch_size,
         gradient_accumulation_steps=dpo.gradient_accumulation,
         warmup_steps=dpo.warmup_steps,
-        lr_scheduler_type=_SCHEDULES[dpo.schedule],
+        lr_scheduler_type=SCHEDULES[dpo.schedule],
         max_grad_norm=dpo.max_grad_norm,
         max_length=dpo.max_length,
         seed=dpo.seed % 2**32,

@@ -44,7 +44,7 @@ from patronage_protocol.policy.quiet import quiet_transformers
 from patronage_protocol.policy.scoring import shares_prompts
 from patronage_protocol.preferences import PreferencePair, training_order
 
-__all__ = ["TrainedAdapter", "TrainingStatistics", "train_adapter"]
+__all__ = ["TrainedAdapter", "TrainingStatistics", "skeleton", "start_from", "train_adapter"]
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _trainer(
 ) -> PairTrainer:
     trainer = PairTrainer(
         share_prompts=shares_prompts(base.model),
-        model=_skeleton(base.model),
+        model=skeleton(base.model),
         args=trainer_arguments(base, dpo, folder, save_memory=save_memory),
         train_dataset=pair_dataset(tokens, reference),
         processing_class=copy.deepcopy(base.tokenizer),
@@ -167,17 +167,22 @@ def _trainer(
     # With the name of a base model, PEFT asks the hub about it at every checkpoint.
     config: Any = trainer.adapted_model.peft_config
     config["default"].base_model_name_or_path = None
-    _start_from(trainer.adapted_model, initial(lora))
+    start_from(trainer.adapted_model, initial(lora))
     return trainer
 
 
-def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
+def skeleton(model: PreTrainedModel) -> PreTrainedModel:
     """A model of its own with the same tensors: modules are copied, parameters and buffers are shared."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
 
 
-def _start_from(model: PeftModel, tensors: Tensors) -> None:
+def start_from(model: PeftModel, tensors: Tensors) -> None:
+    """Set the LoRA matrices of a model.
+
+    Raises:
+        UsageError: it has others.
+    """
     outcome: Any = set_peft_model_state_dict(
         model, {name: torch.tensor(value) for name, value in tensors.items()}
     )

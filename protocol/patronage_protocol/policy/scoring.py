@@ -134,10 +134,11 @@ def sequence_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
         logits = model(**batch_inputs(batch, device)).logits[0]
     finally:
         handle.remove()
+    exact = torch.promote_types(logits.dtype, torch.float32)
     tokens = [
         piece.gather(1, wanted[:, None])[:, 0] - piece.logsumexp(1)
         for piece, wanted in zip(
-            (part.float() for part in logits.split(_PIECE)), targets.split(_PIECE), strict=True
+            (part.to(exact) for part in logits.split(_PIECE)), targets.split(_PIECE), strict=True
         )
     ]
     return torch.stack([part.sum() for part in torch.cat(tokens).double().split(batch.lengths)])
@@ -154,9 +155,9 @@ def batch_inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
     }
 
 
-def pair_batch(pairs: Sequence[TokenizedPair]) -> Batch:
-    """Pairs with shared prompts as one batch, slots 2 i and 2 i + 1 for the completions of the i-th."""
-    return _batch(_rows(pairs, share=True))
+def pair_batch(pairs: Sequence[TokenizedPair], *, share: bool = True) -> Batch:
+    """Pairs as one batch, slots 2 i and 2 i + 1 for the completions of the i-th: in one row, or in two."""
+    return _batch(_rows(pairs, share=share))
 
 
 def pair_batches(pairs: Sequence[TokenizedPair], batch_tokens: int) -> Iterator[Batch]:
