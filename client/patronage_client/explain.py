@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from patronage_protocol.manifest import Manifest, PayoutTerms
+from patronage_protocol.manifest import GameTerms, Manifest, PayoutTerms
 
 __all__ = ["explain", "money"]
 
@@ -37,10 +37,7 @@ def explain(manifest: Manifest) -> Iterator[str]:
         f"{intake.max_norm:g}, or if it is a copy of one committed earlier "
         f"(cosine {intake.copy_cosine:g} or more)."
     )
-    yield (
-        f"Every coalition of owners is scored on {manifest.held_out.pairs} held-out pairs "
-        f"({manifest.game.utility}); your share is your Shapley value."
-    )
+    yield f"{_scoring(manifest)} Your share is your Shapley value."
     yield f"The budget is {money(payout.budget, payout)}. {_policy(payout)}"
     yield (
         f"The budget goes back if fewer than {manifest.min_players} adapters are admitted, if together they "
@@ -58,6 +55,20 @@ def money(amount: int, payout: PayoutTerms) -> str:
     sign, digits = ("-" if amount < 0 else ""), str(abs(amount)).rjust(payout.exponent + 1, "0")
     whole, minor = digits[: len(digits) - payout.exponent], digits[len(digits) - payout.exponent :]
     return f"{sign}{whole}{'.' if minor else ''}{minor} {payout.currency}"
+
+
+def _scoring(manifest: Manifest) -> str:
+    game, held_out = manifest.game, manifest.held_out
+    if isinstance(game, GameTerms):
+        return f"Every coalition of owners is scored on {held_out.pairs} held-out pairs ({game.utility})."
+    total = sum(objective.weight for objective in game.objectives)
+    objectives = ", ".join(
+        f"{objective.name} ({100 * objective.weight / total:.3g} %)" for objective in game.objectives
+    )
+    return (
+        f"Every coalition of owners is scored by the reward of its answers to {held_out.prompts} held-out "
+        f"prompts, for: {objectives}."
+    )
 
 
 def _policy(payout: PayoutTerms) -> str:

@@ -128,7 +128,7 @@ class Judged(Entry):
 
 
 class Evaluated(Entry):
-    """The margins of all players on the held-out pairs are fixed; `margins` is a blob."""
+    """The margins of all players, or their candidate pools, are fixed; `margins` is the blob."""
 
     kind: Literal["evaluate"] = "evaluate"
     margins: Digest

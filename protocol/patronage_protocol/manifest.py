@@ -11,6 +11,8 @@ from pydantic import Field, StringConstraints, model_validator
 from patronage_protocol.canonical import BigInt, Canonical, Digest, Name
 
 __all__ = [
+    "MOST_PLAYERS_WITH_REWARDS",
+    "AnyGameTerms",
     "BaseModelTerms",
     "Deadlines",
     "DpoTerms",
@@ -21,8 +23,11 @@ __all__ = [
     "LoraGroup",
     "LoraTerms",
     "Manifest",
+    "ObjectiveTerms",
     "Party",
     "PayoutTerms",
+    "PoolTerms",
+    "RewardGameTerms",
 ]
 
 MANIFEST_TYPE = "application/vnd.patronage.manifest.v1+json"
@@ -133,6 +138,75 @@ class GameTerms(Canonical):
     scale_bits: Annotated[int, Field(ge=16, le=24)]
 
 
+class PoolTerms(Canonical):
+    """The candidates that stand for every coalition's answers, one pool for each held-out prompt.
+
+    Of `candidates` answers `from_base` are drawn from pi_0 and the others from the model of all players, at
+    temperature one, each cut after `max_new_tokens`. `min_effective`: the budget is refunded when for some
+    coalition the effective number of candidates, 1 / sum_k p_S(y_k)^2, is below it in the mean over prompts.
+    """
+
+    candidates: Annotated[int, Field(ge=2, le=1024)]
+    from_base: Positive
+    max_new_tokens: Positive
+    seed: int
+    min_effective: Annotated[float, Field(gt=1)]
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.from_base > self.candidates:
+            raise ValueError(f"from_base is at most the number of candidates, {self.candidates}")
+        if self.min_effective > self.candidates:
+            raise ValueError(f"min_effective is at most the number of candidates, {self.candidates}")
+        return self
+
+
+class ObjectiveTerms(Canonical):
+    """One objective: what scores an answer, and how much it counts for the payout.
+
+    `reward` names a sequence-classification model (`model:FOLDER-OR-HUB-ID`) or a function
+    (`python:MODULE:FUNCTION`). `output` is the logit that counts, for a classifier with several. `scorer`
+    is the digest of model or function, filled in when the terms are drawn up. A weight of zero reports an
+    objective without paying for it.
+    """
+
+    name: Name
+    reward: Annotated[str, StringConstraints(pattern=r"^(?:model:.+|python:[A-Za-z_][\w.]*:[A-Za-z_]\w*)\z")]
+    weight: Annotated[int, Field(ge=0, le=10**6)]
+    output: Annotated[int, Field(ge=0)] | None = None
+    scorer: Digest | None = None
+
+
+class RewardGameTerms(Canonical):
+    """The game on generations: v(S) is the expected reward of the coalition's answers above that of pi_0.
+
+    With several objectives v is the mean of theirs, weighted. Log-ratios and rewards are published as int32
+    in units of 2**-scale_bits.
+    """
+
+    composition: Literal["sum"]
+    utility: Literal["reward"]
+    scale_bits: Annotated[int, Field(ge=16, le=24)]
+    pool: PoolTerms
+    objectives: Annotated[tuple[ObjectiveTerms, ...], Field(min_length=1, max_length=16)]
+
+    @model_validator(mode="after")
+    def _objectives_count(self) -> Self:
+        names = [objective.name for objective in self.objectives]
+        if len(set(names)) != len(names):
+            raise ValueError("two objectives have the same name")
+        if not any(objective.weight for objective in self.objectives):
+            raise ValueError("at least one objective needs a weight above zero")
+        return self
+
+
+AnyGameTerms = Annotated[GameTerms | RewardGameTerms, Field(discriminator="utility")]
+"""A game on margins or a game on generations, told apart by the utility."""
+
+MOST_PLAYERS_WITH_REWARDS = 16
+"""Games on generations are enumerated: 2^n weighings of every pool."""
+
+
 class IntervalTerms(Canonical):
     """Bootstrap intervals of the shares, resampling whole prompts."""
 
@@ -203,7 +277,7 @@ class Manifest(Canonical):
     dpo: DpoTerms
     intake: IntakeTerms
     held_out: HeldOutTerms
-    game: GameTerms
+    game: AnyGameTerms
     interval: IntervalTerms
     payout: PayoutTerms
     deadlines: Deadlines
@@ -218,6 +292,17 @@ class Manifest(Canonical):
                 if value in seen:
                     raise ValueError(f"{party.name} and {seen[value]} have the same {field}")
                 seen[value] = party.name
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_can_be_paid(self) -> Self:
+        if isinstance(self.game, GameTerms):
+            return self
+        if len(self.owners) > MOST_PLAYERS_WITH_REWARDS:
+            raise ValueError(f"the utility reward serves at most {MOST_PLAYERS_WITH_REWARDS} owners")
+        for objective in self.game.objectives:
+            if objective.scorer is None:
+                raise ValueError(f"the objective {objective.name} lacks the digest of what scores it")
         return self
 
     @property

@@ -26,7 +26,9 @@ Reason = Literal[
     "rejected",
     "refunded",  # the whole budget was refunded
 ]
-RefundReason = Literal["none", "aborted", "no-gain", "underpowered", "nobody-qualified", "unspent"]
+RefundReason = Literal[
+    "none", "aborted", "degenerate", "no-gain", "underpowered", "nobody-qualified", "unspent"
+]
 
 
 class Payment(Canonical):
@@ -92,6 +94,8 @@ def _amounts(terms: PayoutTerms, shares: Shares | None, seed: str) -> tuple[dict
     """Amount a player and the reason of whatever is left; no amounts if the whole budget is refunded."""
     if shares is None:
         return {}, "aborted"
+    if shares.pool is not None and shares.pool.degenerate:
+        return {}, "degenerate"
     if shares.grand <= 0:
         return {}, "no-gain"
     if _underpowered(terms, shares):

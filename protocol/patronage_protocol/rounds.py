@@ -47,7 +47,7 @@ from patronage_protocol.entries import (
 )
 from patronage_protocol.envelopes import Envelope, verify_detached
 from patronage_protocol.errors import RemoteProtocolError
-from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.evaluations import declared, read_evidence
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.manifest import MANIFEST_TYPE, Manifest, Party
 from patronage_protocol.messages import (
@@ -143,7 +143,7 @@ class Round:
         commitments: owner to commitment, in ledger order.
         reveals: owner to its opened commitment, in ledger order.
         verdicts: owner to its intake verdict, in ledger order.
-        margins: digest of the margin evidence, once evaluated.
+        margins: digest of the evidence, margins or candidate pools, once evaluated.
         shares: the published shares, once valued.
         settlement: who gets what, once valued or aborted.
         settled: how many of the settlement's entries are in the ledger.
@@ -324,17 +324,16 @@ def _evaluate(state: Round, entry: Evaluated, blobs: Blobs) -> Round:
     manifest = state.manifest
     if len(state.players) < manifest.min_players:
         _refuse(f"at least {manifest.min_players} players", str(len(state.players)), "evaluate §players")
-    header = MarginEvidence.decode(blobs(entry.margins)).header
+    evidence = read_evidence(blobs(entry.margins), manifest)
+    header = evidence.header
     agreed = {
         "players": (header.players, state.players),
         "adapters": (header.adapters, tuple(state.reveals[player].adapter for player in state.players)),
-        "pairs": (len(header.clusters), manifest.held_out.pairs),
-        "prompts": (1 + max(header.clusters), manifest.held_out.prompts),
-        "scale_bits": (header.scale_bits, manifest.game.scale_bits),
+        **declared(evidence, manifest),
     }
     for what, (got, expected) in agreed.items():
         if got != expected:
-            _refuse(f"margins with {what} {expected}", str(got), "evaluate §evidence")
+            _refuse(f"evidence with {what} {expected}", str(got), "evaluate §evidence")
     return replace(state, margins=entry.margins, phase=Phase.VALUING)
 
 

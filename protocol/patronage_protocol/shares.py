@@ -13,16 +13,55 @@ from pydantic import Field
 
 from patronage_protocol.canonical import BigInt, Canonical, Digest, Name
 from patronage_protocol.errors import VerificationError
-from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.evaluations import Evidence
 from patronage_protocol.fixed_point import to_fixed
-from patronage_protocol.manifest import Manifest
+from patronage_protocol.manifest import GameTerms, Manifest, RewardGameTerms
+from patronage_protocol.pool_evidence import PoolEvidence
 from patronage_protocol.valuation import IntervalSpec, value
 from patronage_protocol.valuation.engine import MethodChoice
+from patronage_protocol.valuation.intervals import bootstrap, power_of_round
+from patronage_protocol.valuation.pools import PoolValuation, value_pools
 
-__all__ = ["TOLERANCE", "Shares", "check_shares", "compute_shares"]
+__all__ = ["TOLERANCE", "ObjectiveShares", "PoolShares", "Shares", "check_shares", "compute_shares"]
 
 TOLERANCE = 64
 """Units of 2**-40 by which a recomputed number may differ: 6e-11, far below any interval."""
+
+
+class ObjectiveShares(Canonical):
+    """The shares in one objective, in units of 2**-40 of its reward.
+
+    Args:
+        name: of the objective.
+        shares: one for each player.
+        lower: lower interval bounds at the manifest's level.
+        upper: upper interval bounds.
+        grand: the reward of all players together above that of the base model.
+        base: the reward of the base model.
+    """
+
+    name: Name
+    shares: tuple[BigInt, ...]
+    lower: tuple[BigInt, ...]
+    upper: tuple[BigInt, ...]
+    grand: BigInt
+    base: BigInt
+
+
+class PoolShares(Canonical):
+    """What a game on generations has beside its shares.
+
+    Args:
+        objectives: the shares by objective; weighted and added they are the shares of the round.
+        weakest: the players of the coalition with the fewest effective candidates.
+        effective: that number, in units of 2**-40.
+        degenerate: whether it is below what the manifest asks for, so that nobody is paid.
+    """
+
+    objectives: Annotated[tuple[ObjectiveShares, ...], Field(min_length=1)]
+    weakest: tuple[Name, ...]
+    effective: BigInt
+    degenerate: bool
 
 
 class Shares(Canonical):
@@ -38,6 +77,7 @@ class Shares(Canonical):
         detectable: for each player the true share that this round could have told from zero.
         grand: v(N), the utility of all players together.
         gap: |sum of shares - v(N)|, the certificate of the computation.
+        pool: what there is beside under the utility `reward`; None under the others.
     """
 
     schema_version: Literal[1] = 1
@@ -50,6 +90,7 @@ class Shares(Canonical):
     detectable: tuple[BigInt, ...]
     grand: BigInt
     gap: BigInt
+    pool: PoolShares | None = None
 
     @property
     def smallest_detectable(self) -> int:
@@ -57,11 +98,11 @@ class Shares(Canonical):
         return min(self.detectable)
 
 
-def compute_shares(evidence: MarginEvidence, manifest: Manifest, *, method: MethodChoice = "auto") -> Shares:
-    """Value the players' margins by the manifest's game.
+def compute_shares(evidence: Evidence, manifest: Manifest, *, method: MethodChoice = "auto") -> Shares:
+    """Value the players' margins, or their candidate pools, by the manifest's game.
 
     Args:
-        evidence: the published margins.
+        evidence: what was published.
         manifest: whose game and interval terms apply.
         method: of the valuation engine; `auto` lets it choose by size.
 
@@ -69,13 +110,17 @@ def compute_shares(evidence: MarginEvidence, manifest: Manifest, *, method: Meth
         UsageError: that method cannot value this game.
         VerificationError: the computation does not meet its own certificate.
     """
-    terms = manifest.interval
+    spec, game = _spec(manifest), manifest.game
+    if isinstance(evidence, PoolEvidence):
+        assert isinstance(game, RewardGameTerms), "evidence was read by the terms"
+        return _pool_shares(evidence, game, spec)
+    assert isinstance(game, GameTerms), "evidence was read by the terms"
     result = value(
         evidence.margins,
-        utility=manifest.game.utility,
-        weights=manifest.game.composition,
+        utility=game.utility,
+        weights=game.composition,
         clusters=evidence.clusters,
-        interval=IntervalSpec(level=terms.level, replicates=terms.replicates, seed=terms.seed),
+        interval=spec,
         method=method,
     )
     certificate, intervals, power = result.certificate, result.intervals, result.power
@@ -112,7 +157,96 @@ def check_shares(published: Shares, recomputed: Shares) -> int:
             largest = max(largest, _difference(f"{name} of {player}", our, their))
     for name in ("grand", "gap"):
         largest = max(largest, _difference(name, getattr(recomputed, name), getattr(published, name)))
+    return max(largest, _check_pool(published.pool, recomputed.pool, recomputed.players))
+
+
+def _check_pool(published: PoolShares | None, ours: PoolShares | None, players: tuple[str, ...]) -> int:
+    """Numbers may differ by `TOLERANCE`; names, and whether the pools are degenerate, may not."""
+    facts = [
+        None if one is None else (one.weakest, one.degenerate, [entry.name for entry in one.objectives])
+        for one in (ours, published)
+    ]
+    if facts[0] != facts[1]:
+        raise VerificationError(
+            f"the weakest coalition, its verdict and the objectives {facts[0]}",
+            got=str(facts[1]),
+            do="do not trust it",
+            where="value",
+        )
+    if ours is None or published is None:
+        return 0
+    largest = _difference("effective", ours.effective, published.effective)
+    for mine, theirs in zip(ours.objectives, published.objectives, strict=True):
+        for name in ("shares", "lower", "upper"):
+            rows = (getattr(mine, name), getattr(theirs, name))
+            if len(rows[0]) != len(rows[1]):
+                raise VerificationError(
+                    f"{len(rows[0])} numbers in {name} of {mine.name}",
+                    got=str(len(rows[1])),
+                    do="do not trust it",
+                    where="value",
+                )
+            for player, our, their in zip(players, *rows, strict=True):
+                largest = max(largest, _difference(f"{name} of {player} in {mine.name}", our, their))
+        for name in ("grand", "base"):
+            largest = max(
+                largest, _difference(f"{name} of {mine.name}", getattr(mine, name), getattr(theirs, name))
+            )
     return largest
+
+
+def _pool_shares(evidence: PoolEvidence, game: RewardGameTerms, spec: IntervalSpec) -> Shares:
+    header, clusters = evidence.header, evidence.clusters
+    found = value_pools(evidence.pools)
+    weights = np.array([objective.weight for objective in game.objectives], dtype=np.float64)
+    weights /= weights.sum()
+    by_prompt = np.add.reduce(found.shares * weights[:, None, None], axis=0)
+    grand = float(np.add.reduce(found.values[-1] * weights))
+    shares = by_prompt.mean(axis=1)
+    intervals, power = bootstrap(by_prompt, clusters, spec), power_of_round(by_prompt, clusters, spec)
+    return Shares(
+        margins=evidence.digest,
+        players=header.players,
+        method="enumeration",
+        shares=_units(shares),
+        lower=_units(intervals.lower),
+        upper=_units(intervals.upper),
+        detectable=_units(power.detectable),
+        grand=to_fixed(grand),
+        gap=to_fixed(abs(float(np.add.reduce(shares)) - grand)),
+        pool=_beside(found, evidence, game, spec),
+    )
+
+
+def _beside(
+    found: PoolValuation, evidence: PoolEvidence, game: RewardGameTerms, spec: IntervalSpec
+) -> PoolShares:
+    objectives = []
+    for place, objective in enumerate(game.objectives):
+        by_prompt = found.shares[place]
+        intervals = bootstrap(by_prompt, evidence.clusters, spec)
+        objectives.append(
+            ObjectiveShares(
+                name=objective.name,
+                shares=_units(by_prompt.mean(axis=1)),
+                lower=_units(intervals.lower),
+                upper=_units(intervals.upper),
+                grand=to_fixed(float(found.values[-1, place])),
+                base=to_fixed(float(found.base[place])),
+            )
+        )
+    effective = to_fixed(float(found.effective.min()))
+    return PoolShares(
+        objectives=tuple(objectives),
+        weakest=tuple(evidence.header.players[i] for i in found.weakest),
+        effective=effective,
+        degenerate=effective < to_fixed(game.pool.min_effective),
+    )
+
+
+def _spec(manifest: Manifest) -> IntervalSpec:
+    terms = manifest.interval
+    return IntervalSpec(level=terms.level, replicates=terms.replicates, seed=terms.seed)
 
 
 def _difference(what: str, ours: int, theirs: int) -> int:

@@ -19,12 +19,14 @@ from pathlib import Path
 from patronage_protocol.canonical import Canonical
 from patronage_protocol.entries import AnyEntry, Evaluated, Opened, Valued, decode_entry
 from patronage_protocol.errors import VerificationError
+from patronage_protocol.evaluations import Evidence, read_evidence
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.published import PublishedLedger, read_published
-from patronage_protocol.manifest import Manifest
+from patronage_protocol.manifest import GameTerms, Manifest
+from patronage_protocol.pool_evidence import PoolEvidence
 from patronage_protocol.rounds import Phase, Round, Standing, follow
 from patronage_protocol.shares import Shares, check_shares, compute_shares
 from patronage_protocol.valuation import value
@@ -179,9 +181,8 @@ def _check_round(state: Round, ledger: PublishedLedger) -> list[Check]:
         rejected = number[Standing.REJECTED]
         lines["intake"] = f"{len(state.players)} admitted within the declared bounds, {rejected} rejected"
     if state.margins is not None:
-        evidence = MarginEvidence.decode(_blob(ledger, state.margins))
-        players, pairs = evidence.values.shape
-        lines["evaluate"] = f"margins of {players} players on {pairs} pairs, {state.margins[:16]}"
+        evidence = read_evidence(_blob(ledger, state.margins), manifest)
+        lines["evaluate"] = f"{_scope(evidence)}, {state.margins[:16]}"
         if state.shares is not None:
             lines["value"] = _check_shares(state.shares, evidence, manifest)
     if state.settlement is not None:
@@ -195,14 +196,28 @@ def _check_round(state: Round, ledger: PublishedLedger) -> list[Check]:
     return [Check(phase=phase, what=what) for phase, what in lines.items()]
 
 
-def _check_shares(published: Shares, evidence: MarginEvidence, manifest: Manifest) -> str:
+def _scope(evidence: Evidence) -> str:
+    players = len(evidence.header.players)
+    if isinstance(evidence, MarginEvidence):
+        return f"margins of {players} players on {len(evidence.header.clusters)} pairs"
+    header = evidence.header
+    return (
+        f"{header.prompts} pools of {header.size} candidates, log-ratios of {players} players and rewards "
+        f"for {', '.join(header.objectives)}"
+    )
+
+
+def _check_shares(published: Shares, evidence: Evidence, manifest: Manifest) -> str:
     """Recompute by the method that was named, and the shares alone by the other one where the size allows."""
     recomputed = compute_shares(evidence, manifest, method=published.method)
     difference = check_shares(published, recomputed)
     line = f"shares, intervals, power by {published.method} again, within {difference} units of 2**-40"
     other: MethodChoice = "polynomial" if published.method == "enumeration" else "enumeration"
-    if manifest.game.utility == "win" or len(published.players) > MOST_FOR_SECOND:
+    if len(published.players) > MOST_FOR_SECOND or manifest.game.utility == "win":
         return line
+    if isinstance(evidence, PoolEvidence):
+        return f"{line}; {_pools_in_words(published)}"
+    assert isinstance(manifest.game, GameTerms), "evidence was read by the terms"
     second = value(evidence.margins, utility=manifest.game.utility, method=other, interval=None)
     gaps = [
         abs(to_float(ours) - theirs) for ours, theirs in zip(published.shares, second.shares, strict=True)
@@ -215,3 +230,9 @@ def _check_shares(published: Shares, evidence: MarginEvidence, manifest: Manifes
             where="value",
         )
     return f"{line}; by {other}, within {max(gaps):.0e}"
+
+
+def _pools_in_words(published: Shares) -> str:
+    assert published.pool is not None, "the pools were recomputed"
+    weakest = " + ".join(published.pool.weakest) or "nobody"
+    return f"at least {to_float(published.pool.effective):.1f} effective candidates, fewest for {weakest}"

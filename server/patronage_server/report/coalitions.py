@@ -3,16 +3,20 @@
 All 2^n of them for up to `MOST_FOR_ALL` owners; for more, each owner alone, everybody but one, and all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from patronage_protocol.evaluations import Evidence
 from patronage_protocol.evidence import MarginEvidence
-from patronage_protocol.manifest import Manifest
+from patronage_protocol.manifest import GameTerms, Manifest
+from patronage_protocol.pool_evidence import PoolEvidence
 from patronage_protocol.valuation import IntervalSpec, Saturation, value
 from patronage_protocol.valuation.composition import check_composition
 from patronage_protocol.valuation.margins import check_margins
+from patronage_protocol.valuation.pools import value_pools
 from patronage_protocol.valuation.utilities import utility_of
 
 __all__ = ["MOST_FOR_ALL", "Coalition", "Coalitions", "coalitions_of", "saturation_of"]
@@ -38,6 +42,7 @@ class Coalitions:
         without: v(N without i) for each owner.
         grand: v(N).
         every: all 2^n coalitions, by bitmask; empty for more than `MOST_FOR_ALL` owners.
+        base: the reward of the base model under the utility `reward`, else 0.
     """
 
     owners: tuple[str, ...]
@@ -45,6 +50,7 @@ class Coalitions:
     without: tuple[float, ...]
     grand: float
     every: tuple[Coalition, ...]
+    base: float = 0.0
 
     def considered(self) -> tuple[Coalition, ...]:
         """All coalitions that were looked at; the empty one among them."""
@@ -79,9 +85,12 @@ class Coalitions:
         yield Coalition(tuple(range(n)), self.grand)
 
 
-def coalitions_of(evidence: MarginEvidence, manifest: Manifest) -> Coalitions:
+def coalitions_of(evidence: Evidence, manifest: Manifest) -> Coalitions:
     """The coalitions of a round that was evaluated."""
     n, game = len(evidence.header.players), manifest.game
+    if isinstance(evidence, PoolEvidence):
+        return _by_reward(evidence, manifest)
+    assert isinstance(game, GameTerms), "evidence was read by the terms"
     composition = check_composition(check_margins(evidence.margins), game.composition, None)
     utilities = [
         utility_of(composition.margins(member[None]), game.utility).mean()
@@ -98,34 +107,54 @@ def coalitions_of(evidence: MarginEvidence, manifest: Manifest) -> Coalitions:
             keep_pair_shares=False,
         )
         assert result.coalition_values is not None, "enumeration keeps them"
-        every = tuple(
-            Coalition(tuple(owner for owner in range(n) if mask >> owner & 1), float(utility))
-            for mask, utility in enumerate(result.coalition_values)
-        )
+        every = _every(result.coalition_values)
         utilities = [every[mask].utility for mask in _few_masks(n)]
-    alone, without = utilities[:n], utilities[n : 2 * n]
-    return Coalitions(
-        evidence.header.players,
-        tuple(float(utility) for utility in alone),
-        tuple(float(utility) for utility in without),
-        float(utilities[-1]),
-        every,
-    )
+    return _coalitions(evidence.header.players, utilities, every)
 
 
 def saturation_of(evidence: MarginEvidence, manifest: Manifest) -> Saturation | None:
     """Aumann-Shapley against Shapley, with the manifest's intervals; None for `win`, which has no slope."""
-    if manifest.game.utility == "win":
+    game, terms = manifest.game, manifest.interval
+    if not isinstance(game, GameTerms) or game.utility == "win":
         return None
-    terms = manifest.interval
     return value(
         evidence.margins,
-        utility=manifest.game.utility,
-        weights=manifest.game.composition,
+        utility=game.utility,
+        weights=game.composition,
         clusters=evidence.clusters,
         interval=IntervalSpec(level=terms.level, replicates=terms.replicates, seed=terms.seed),
         keep_pair_shares=False,
     ).saturation
+
+
+def _by_reward(evidence: PoolEvidence, manifest: Manifest) -> Coalitions:
+    game = manifest.game
+    assert not isinstance(game, GameTerms), "evidence was read by the terms"
+    found = value_pools(evidence.pools)
+    weights = np.array([objective.weight for objective in game.objectives], dtype=np.float64)
+    weights /= weights.sum()
+    values = found.values @ weights
+    n = len(evidence.header.players)
+    every = _every(values) if n <= MOST_FOR_ALL else ()
+    utilities = [float(values[mask]) for mask in _few_masks(n)]
+    return _coalitions(evidence.header.players, utilities, every, float(found.base @ weights))
+
+
+def _every(values: NDArray[np.float64]) -> tuple[Coalition, ...]:
+    n = len(values).bit_length() - 1
+    return tuple(
+        Coalition(tuple(owner for owner in range(n) if mask >> owner & 1), float(utility))
+        for mask, utility in enumerate(values)
+    )
+
+
+def _coalitions(
+    owners: tuple[str, ...], utilities: Sequence[float], every: tuple[Coalition, ...], base: float = 0.0
+) -> Coalitions:
+    """From the utilities of the coalitions of `_few_masks`, in that order."""
+    n = len(owners)
+    few = tuple(float(utility) for utility in utilities)
+    return Coalitions(owners, few[:n], few[n : 2 * n], few[-1], every, base)
 
 
 def _few_masks(n: int) -> Iterator[int]:

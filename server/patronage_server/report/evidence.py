@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patronage_protocol.entries import Judged
+from patronage_protocol.evidence import MarginEvidence
 from patronage_server.report.markup import Child, Markup, tag
 from patronage_server.report.model import Report
 from patronage_server.report.numbers import grouped, percent, places_for, signed
@@ -21,11 +22,11 @@ STRONGEST = 0.85
 
 
 def margins(report: Report) -> Markup | None:
-    """Mean margin by owner and source; None before evaluation."""
-    if report.evidence is None:
+    """Mean margin by owner and source; None before evaluation, and where there are no margins."""
+    if not isinstance(report.evidence, MarginEvidence):
         return None
     header = report.evidence.header
-    means, pairs = _means(report)
+    means, pairs = _means(report.evidence)
     strongest = float(np.nanmax(np.abs(means))) or 1.0
     places = places_for([strongest], digits=2, least=2)
     order = report.order
@@ -106,10 +107,8 @@ def intake(report: Report) -> Markup | None:
     return section("intake", "What intake measured", note, judged)
 
 
-def _means(report: Report) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _means(evidence: MarginEvidence) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Mean margins (players, labels + 1), the last column over all pairs, NaN without pairs; and counts."""
-    evidence = report.evidence
-    assert evidence is not None, "the caller has looked"
     sources = np.array(evidence.header.sources)
     chosen = [*(sources == label for label in range(len(evidence.header.labels))), sources >= 0]
     values = evidence.margins.reals()

@@ -20,6 +20,7 @@ from patronage_protocol.entries import (
     Revealed,
     Valued,
 )
+from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.verify import NOT_KNOWN
 from patronage_server.report.markup import Child, Markup, join, tag
 from patronage_server.report.model import Report
@@ -75,7 +76,12 @@ def ledger(report: Report) -> Markup:
     checkpoint = report.signed.checkpoint
     digests: list[tuple[str, Child]] = [("Manifest", tag("code", report.manifest.digest))]
     if report.state.margins is not None:
-        digests.append(("Margins", tag("code", report.state.margins)))
+        digests.append(
+            (
+                "Margins" if isinstance(report.evidence, MarginEvidence) else "Candidate pools",
+                tag("code", report.state.margins),
+            )
+        )
     if report.shares_digest is not None:
         digests.append(("Shares", tag("code", report.shares_digest)))
     if report.state.adapter is not None:

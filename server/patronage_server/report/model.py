@@ -17,6 +17,7 @@ from patronage_protocol.entries import (
     Valued,
 )
 from patronage_protocol.errors import UsageError
+from patronage_protocol.evaluations import Evidence, read_evidence
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.keys import PublicKey
@@ -61,7 +62,7 @@ class Report:
         rounds: how many rounds the ledger holds.
         signed: the checkpoint of the whole ledger.
         vkey: the operator's verifier key, as the ledger itself names it.
-        evidence: the margins, once evaluated.
+        evidence: the margins or candidate pools, once evaluated.
     """
 
     state: Round
@@ -69,7 +70,7 @@ class Report:
     rounds: int
     signed: SignedCheckpoint
     vkey: VerifierKey
-    evidence: MarginEvidence | None
+    evidence: Evidence | None
 
     @property
     def manifest(self) -> Manifest:
@@ -132,7 +133,8 @@ class Report:
         """How utilities of this round are shown."""
         bounds = [number for share in self.shares for number in (share.point, share.lower, share.upper)]
         grand = self.coalitions.grand if self.coalitions else 0.0
-        return UtilityScale.fitting(self.manifest.game.utility, bounds or [grand], grand)
+        base = self.coalitions.base if self.coalitions else 0.0
+        return UtilityScale.fitting(self.manifest.game.utility, bounds or [grand], grand, base)
 
     @cached_property
     def coalitions(self) -> Coalitions | None:
@@ -142,7 +144,7 @@ class Report:
     @cached_property
     def saturation(self) -> Saturation | None:
         """Aumann-Shapley against Shapley; None before valuation, and for a utility without slope."""
-        if self.evidence is None or self.state.shares is None:
+        if not isinstance(self.evidence, MarginEvidence) or self.state.shares is None:
             return None
         return saturation_of(self.evidence, self.manifest)
 
@@ -190,7 +192,7 @@ def read_report(folder: Path, *, round_number: int | None = None) -> Report:
         rounds=len(verdict.rounds),
         signed=verdict.ledger.signed,
         vkey=verdict.key,
-        evidence=None if state.margins is None else MarginEvidence.decode(blobs[state.margins]),
+        evidence=None if state.margins is None else read_evidence(blobs[state.margins], state.manifest),
     )
 
 

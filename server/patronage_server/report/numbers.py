@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from patronage_protocol.manifest import PayoutTerms
 from patronage_protocol.valuation.utilities import Utility
@@ -105,19 +106,27 @@ class UtilityScale:
         utility: the manifest's.
         places: decimals of a difference.
         level_places: decimals of a level.
+        base: the reward of the base model under the utility `reward`.
     """
 
-    utility: Utility
+    utility: Utility | Literal["reward"]
     places: int
     level_places: int
+    base: float = 0.0
 
     @classmethod
-    def fitting(cls, utility: Utility, differences: Iterable[float], grand: float) -> "UtilityScale":
+    def fitting(
+        cls,
+        utility: Utility | Literal["reward"],
+        differences: Iterable[float],
+        grand: float,
+        base: float = 0.0,
+    ) -> "UtilityScale":
         """The scale on which these differences, and v(N), can be read."""
         factor = _factor(utility)
         least = 1 if factor > 1 else 3
         places = places_for((factor * number for number in differences), least=least)
-        return cls(utility, places, max(least, places_for([factor * grand], digits=2, least=least)))
+        return cls(utility, places, max(least, places_for([factor * grand], digits=2, least=least)), base)
 
     @property
     def measure(self) -> str:
@@ -126,11 +135,14 @@ class UtilityScale:
             "sigmoid": "expected preference accuracy",
             "log_sigmoid": "preference loss",
             "win": "preference accuracy",
+            "reward": "expected reward",
         }[self.utility]
 
     @property
     def unit(self) -> str:
         """The unit of a difference."""
+        if self.utility == "reward":
+            return "reward"
         return "nats" if self.utility == "log_sigmoid" else "points"
 
     def in_units(self, difference: float) -> float:
@@ -153,11 +165,13 @@ class UtilityScale:
         """Where a coalition of that utility stands; the base model stands at utility 0."""
         if self.utility == "log_sigmoid":
             return f"{_fixed(math.log(2) - utility, self.level_places)} nats"
+        if self.utility == "reward":
+            return _fixed(self.base + utility, self.level_places)
         return percent(utility + 0.5, self.level_places)
 
 
-def _factor(utility: Utility) -> int:
-    return 1 if utility == "log_sigmoid" else 100
+def _factor(utility: Utility | Literal["reward"]) -> int:
+    return 1 if utility in ("log_sigmoid", "reward") else 100
 
 
 def _fixed(number: float, places: int) -> str:

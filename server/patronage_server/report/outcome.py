@@ -210,7 +210,7 @@ def _due(report: Report) -> Markup | None:
 
 
 def _unit(report: Report) -> str:
-    return "nats" if report.scale.unit == "nats" else "percentage points"
+    return {"nats": "nats", "reward": "units of reward"}.get(report.scale.unit, "percentage points")
 
 
 def _title(text: str) -> str:

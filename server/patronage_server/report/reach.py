@@ -27,8 +27,8 @@ def coalitions(report: Report) -> Markup | None:
         return None
     n = len(found.owners)
     note = (
-        f"The {report.scale.measure} of coalitions, recomputed from the published margins. These are point "
-        "values on the held-out pairs, without intervals."
+        f"The {report.scale.measure} of coalitions, recomputed from the published evidence. These are point "
+        "values on the held-out set, without intervals."
     )
     findings = tag(
         "ul", *(tag("li", sentence) for sentence in about_coalitions(found, report)), class_="findings"

@@ -6,6 +6,8 @@ Every reason code of the protocol has its sentence here. A sentence says no more
 from dataclasses import dataclass
 from typing import Literal
 
+from patronage_protocol.fixed_point import to_float
+from patronage_protocol.manifest import GameTerms
 from patronage_protocol.payout import Payment
 from patronage_protocol.rounds import Phase, Standing
 from patronage_server.report.coalitions import Coalitions
@@ -28,8 +30,8 @@ UNFINISHED = {
     Phase.OPEN: "owners may still accept, decline and commit",
     Phase.REVEALING: "owners that committed are opening their commitments",
     Phase.INTAKE: "adapters are being checked",
-    Phase.SCORING: "the adapters are in, the margins are not",
-    Phase.VALUING: "the margins are fixed, the shares are not",
+    Phase.SCORING: "the adapters are in, their evaluation is not",
+    Phase.VALUING: "the evaluation is fixed, the shares are not",
     Phase.PAYING: "the settlement is fixed, not all of it is in the ledger",
     Phase.SETTLED: "all is settled, the closing entry is missing",
 }
@@ -140,7 +142,7 @@ def about_saturation(report: Report) -> str:
     """What the gap between Aumann-Shapley and Shapley says about the round."""
     found = report.saturation
     if found is None:
-        return "Not defined for the utility win, which has no slope."
+        return f"Not defined for the utility {report.manifest.game.utility}, which has no slope in margins."
     assert found.lower is not None, "asked for with intervals"
     assert found.upper is not None, "asked for with intervals"
     sides = zip(report.state.players, found.lower, found.upper, strict=True)
@@ -190,6 +192,10 @@ def utility_in_words(report: Report) -> str:
             "win, v(S) = the part of pairs with a margin above zero, ties counted half, less 1/2. The "
             f"base model ties on every pair and stands at 50{THIN}% by definition."
         ),
+        "reward": (
+            "reward, v(S) = expected reward of the coalition's answers less that of the base model's, by "
+            "importance weights on one pool of candidates a prompt; the weighted mean over objectives."
+        ),
     }[report.manifest.game.utility]
 
 
@@ -220,6 +226,10 @@ def _refund(report: Report) -> tuple[str, str]:
             "too few adapters were admitted",
             f"The terms ask for {count(least, 'player')}, and {players} came through intake.",
         ),
+        "degenerate": (
+            "the candidates hardly speak for some coalition",
+            _degenerate(report),
+        ),
         "no-gain": (
             "the consortium gained nothing",
             "All adapters together are no better than the base model on the held-out pairs.",
@@ -236,6 +246,17 @@ def _refund(report: Report) -> tuple[str, str]:
         "unspent": ("unspent", "The budget was not spent."),
     }
     return reasons[settlement.refund_reason]
+
+
+def _degenerate(report: Report) -> str:
+    game, shares = report.manifest.game, report.state.shares
+    if isinstance(game, GameTerms) or shares is None or shares.pool is None:
+        return ""
+    pool = shares.pool
+    return (
+        f"Of {game.pool.candidates} candidates a prompt, {to_float(pool.effective):.1f} count for "
+        f"{_listed(list(pool.weakest))}; the terms ask for {game.pool.min_effective:g}."
+    )
 
 
 def _payment_reason(report: Report, payment: Payment, share: Share) -> str:

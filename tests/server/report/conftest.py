@@ -28,11 +28,21 @@ from patronage_protocol.entries import (
     commitments_digest,
 )
 from patronage_protocol.envelopes import sign_detached
+from patronage_protocol.evaluations import Evidence
 from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.publish import publish
 from patronage_protocol.ledger.store import Ledger
-from patronage_protocol.manifest import MANIFEST_TYPE, Deadlines, HeldOutTerms, IntervalTerms, Manifest
+from patronage_protocol.manifest import (
+    MANIFEST_TYPE,
+    Deadlines,
+    HeldOutTerms,
+    IntervalTerms,
+    Manifest,
+    ObjectiveTerms,
+    PoolTerms,
+    RewardGameTerms,
+)
 from patronage_protocol.messages import (
     Acceptance,
     Commitment,
@@ -42,9 +52,11 @@ from patronage_protocol.messages import (
     commitment,
     sign_statement,
 )
+from patronage_protocol.pool_evidence import PoolEvidence, PoolHeader
 from patronage_protocol.rounds import Phase, Round, Standing, follow
 from patronage_protocol.shares import compute_shares
 from patronage_protocol.strict import base64_text
+from patronage_protocol.valuation.pools import CandidatePools
 
 NOW = 1_800_000_000
 ACCEPT_WITHIN = 120
@@ -97,6 +109,7 @@ class Play:
         self.blobs: dict[str, bytes] = {}
         self.entries: list[AnyEntry] = []
         self.rounds = history
+        self.evidence: Evidence
 
     @property
     def state(self) -> Round:
@@ -224,6 +237,36 @@ class Play:
         if len(players) < self.manifest.min_players:
             self._take(Aborted(time=self._after(3), players=len(players)))
             return
+        if isinstance(self.manifest.game, RewardGameTerms):
+            self.evidence = self._pools(self.manifest.game)
+        else:
+            self.evidence = self._margin_evidence()
+        self._take(Evaluated(time=self._after(21), margins=self._put(self.evidence.encode())))
+
+    def _pools(self, game: RewardGameTerms) -> PoolEvidence:
+        """Candidates of which the first objective likes the even ones and the second the early ones."""
+        players, prompts, size = self.state.players, self.scenario.pairs // 2, game.pool.candidates
+        random = np.random.default_rng(20_270_116)
+        merits = np.stack([np.arange(size) % 2 - 0.5, 0.5 - np.arange(size) / size])
+        skills = np.array([self.scenario.owners[player].skill[:2] for player in players])
+        ratios = (skills @ merits)[:, None] + 0.2 * random.normal(size=(len(players), prompts, size))
+        header = PoolHeader(
+            players=players,
+            adapters=tuple(self.state.reveals[player].adapter for player in players),
+            candidates="0d" * 32,
+            sources=tuple(prompt % len(self.scenario.labels) for prompt in range(prompts)),
+            labels=self.scenario.labels,
+            size=size,
+            from_base=game.pool.from_base,
+            objectives=tuple(objective.name for objective in game.objectives),
+            scale_bits=game.scale_bits,
+        )
+        rewards = np.repeat(merits[: len(game.objectives), None], prompts, axis=1)
+        pools = CandidatePools(ratios, ratios.sum(axis=0), game.pool.from_base, rewards)
+        return PoolEvidence.from_pools(header, pools)
+
+    def _margin_evidence(self) -> MarginEvidence:
+        players = self.state.players
         header = EvidenceHeader(
             players=players,
             adapters=tuple(self.state.reveals[player].adapter for player in players),
@@ -232,8 +275,7 @@ class Play:
             labels=self.scenario.labels,
             scale_bits=self.manifest.game.scale_bits,
         )
-        self.evidence = MarginEvidence.from_margins(header, self._margins())
-        self._take(Evaluated(time=self._after(21), margins=self._put(self.evidence.encode())))
+        return MarginEvidence.from_margins(header, self._margins())
 
     def _value(self) -> None:
         shares = compute_shares(self.evidence, self.manifest)
@@ -255,7 +297,19 @@ ORCHARD = {
     "dogwood": Quality((-0.6, -0.3, -0.7, -0.2), norm=3.9, cosine=-0.42),
 }
 
+REWARDS = RewardGameTerms(
+    composition="sum",
+    utility="reward",
+    scale_bits=16,
+    pool=PoolTerms(candidates=8, from_base=4, max_new_tokens=16, seed=0, min_effective=1.5),
+    objectives=(
+        ObjectiveTerms(name="helpful", reward="model:judge", weight=3, scorer="0e" * 32),
+        ObjectiveTerms(name="harmless", reward="python:rewards:harmless", weight=1, scorer="0f" * 32),
+    ),
+)
+
 SCENARIOS = {
+    "rewards": Scenario(ORCHARD, changes={"game": REWARDS}),
     "healthy": Scenario(
         {
             **ORCHARD,

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patronage_protocol.errors import UnavailableError, UsageError, VerificationError
+from patronage_protocol.fixed_point import to_float
 from patronage_protocol.manifest import BaseModelTerms, GameTerms, PayoutTerms
 from patronage_protocol.rounds import Phase
 from patronage_protocol.verify import NOT_KNOWN
@@ -276,6 +277,43 @@ def test_every_utility_is_read_on_its_own_scale(
     text = page_of(ledger_of(replace(scenarios["healthy"], changes=changes))).text
     assert re.search(level, text)
     assert ("Not defined for the utility win" in text) == (utility == "win")
+
+
+def test_objectives_are_drawn_as_vectors_and_told_apart(scenarios: Scenarios, ledger_of: Ledgers) -> None:
+    folder = ledger_of(scenarios["rewards"])
+    report, page = read_report(folder), page_of(folder)
+    assert "What it was good for" in page.text
+    assert re.search(r"expected reward from -?0\.\d+ to 0\.\d+", page.text.replace("\u2212", "-"))
+    assert "Not defined for the utility reward" in page.text
+    assert sum(attributes.get("class") == "vector" for _, attributes in page.elements) == 4
+    assert report.state.shares is not None
+    pool = report.state.shares.pool
+    assert pool is not None
+    helpful, harmless = pool.objectives
+    ash, birch = (report.state.players.index(name) for name in ("ash", "birch"))
+    assert helpful.shares[ash] > helpful.shares[birch]
+    assert harmless.shares[ash] < harmless.shares[birch]
+    for one in pool.objectives:
+        assert signed(to_float(one.shares[ash]), 4)[:6] in " ".join(page.texts)
+    assert report.coalitions is not None
+    assert report.coalitions.grand == pytest.approx(report.grand, abs=1e-9)
+
+
+def test_a_round_with_one_objective_has_no_plane(scenarios: Scenarios, ledger_of: Ledgers) -> None:
+    game = scenarios["rewards"].changes["game"]
+    game = game.model_copy(update={"objectives": game.objectives[:1]})
+    page = page_of(ledger_of(replace(scenarios["rewards"], changes={"game": game})))
+    assert "What it was good for" in page.text
+    assert not any(attributes.get("class") == "vector" for _, attributes in page.elements)
+
+
+def test_degenerate_candidates_are_a_reason_to_refund(scenarios: Scenarios, ledger_of: Ledgers) -> None:
+    game = scenarios["rewards"].changes["game"]
+    pool = game.pool.model_copy(update={"min_effective": 7.9})
+    changes = {"game": game.model_copy(update={"pool": pool})}
+    text = page_of(ledger_of(replace(scenarios["rewards"], changes=changes))).text
+    assert "Refunded: the candidates hardly speak for some coalition" in text
+    assert re.search(r"Of 8 candidates a prompt, \d\.\d count for (ash|birch|cedar|dogwood)", text)
 
 
 @pytest.mark.parametrize(
