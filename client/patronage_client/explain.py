@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from patronage_protocol.currencies import decimal_text
 from patronage_protocol.manifest import GameTerms, Manifest, PayoutTerms
 
 __all__ = ["explain", "money"]
@@ -38,7 +39,8 @@ def explain(manifest: Manifest) -> Iterator[str]:
         f"(cosine {intake.copy_cosine:g} or more)."
     )
     yield f"{_scoring(manifest)} Your share is your Shapley value."
-    yield f"The budget is {money(payout.budget, payout)}. {_policy(payout)}"
+    declared = "" if payout.minor_unit == "iso-4217" else " (a unit of the operator's own, not of ISO 4217)"
+    yield f"The budget is {money(payout.budget, payout)}{declared}. {_policy(payout)}"
     yield (
         f"The budget goes back if fewer than {manifest.min_players} adapters are admitted, if together they "
         "do not help, or if the round cannot tell shares from zero."
@@ -52,9 +54,7 @@ def explain(manifest: Manifest) -> Iterator[str]:
 
 def money(amount: int, payout: PayoutTerms) -> str:
     """An amount of minor units as people write it; integers all the way."""
-    sign, digits = ("-" if amount < 0 else ""), str(abs(amount)).rjust(payout.exponent + 1, "0")
-    whole, minor = digits[: len(digits) - payout.exponent], digits[len(digits) - payout.exponent :]
-    return f"{sign}{whole}{'.' if minor else ''}{minor} {payout.currency}"
+    return f"{decimal_text(amount, payout.exponent)} {payout.currency}"
 
 
 def _scoring(manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from patronage_protocol.accounting_cli import register as accounting_commands
 from patronage_protocol.console import JsonFlag, print_json
 from patronage_protocol.errors import (
     FormatError,
@@ -72,6 +73,7 @@ def application() -> typer.Typer:
     app.command()(verify)
     app.command()(keygen)
     ledger_commands(app)
+    accounting_commands(app)
     for entry_point in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         entry_point.load()(app)
     return app

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from patronage_protocol.canonical import BigInt, Canonical, Digest, Name
+from patronage_protocol.currencies import minor_unit_problem
 
 __all__ = [
     "MOST_PLAYERS_WITH_REWARDS",
@@ -218,6 +219,9 @@ class IntervalTerms(Canonical):
 class PayoutTerms(Canonical):
     """Who earns what from the shares. Amounts are in minor units: 10**-exponent of `currency`.
 
+    `currency` and `exponent` are those of ISO 4217, unless `minor_unit` says that the operator declares them:
+    for points of a consortium's own, or a currency newer than this version.
+
     - `gated`: a share whose lower bound is not above zero earns nothing; the rest share the budget.
     - `clipped`: negative shares count as zero.
     - `signed`: negative shares pay in, each at most its `bond`.
@@ -230,10 +234,17 @@ class PayoutTerms(Canonical):
     policy: Literal["gated", "clipped", "signed", "per_unit"]
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}\z")]
     exponent: Annotated[int, Field(ge=0, le=4)]
+    minor_unit: Literal["iso-4217", "declared"] = "iso-4217"
     budget: Annotated[BigInt, Field(ge=0)]
     max_detectable_percent: Positive
     bond: Annotated[BigInt, Field(ge=0)] = 0
     unit_price: Annotated[BigInt, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _minor_unit_is_that_of_the_currency(self) -> Self:
+        if self.minor_unit == "iso-4217" and (problem := minor_unit_problem(self.currency, self.exponent)):
+            raise ValueError(f"{problem}; correct it, or set minor_unit to 'declared' if it is meant so")
+        return self
 
     @model_validator(mode="after")
     def _policy_is_complete(self) -> Self:
