@@ -12,6 +12,7 @@ one row for each completion instead.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +28,15 @@ from patronage_protocol.policy.tokenising import TokenizedPair
 __all__ = [
     "Batch",
     "batch_inputs",
+    "batch_logprobs",
+    "check_finite",
     "completion_logprobs",
     "default_batch_tokens",
+    "enough_memory",
     "pair_batch",
     "pair_batches",
+    "prediction_logits",
+    "scoring_batches",
     "sequence_logprobs",
     "shares_prompts",
 ]
@@ -91,31 +97,63 @@ def completion_logprobs(
         UnavailableError: the device has not enough memory for a batch.
         UsageError: a completion has no finite log-probability under this model.
     """
-    rows = _rows(pairs, share=shares_prompts(model))
     sums = np.zeros(2 * len(pairs))
-    done = 0
-    for members in _batches(rows, batch_tokens or default_batch_tokens(model.device)):
-        batch = _batch(members)
-        try:
-            with torch.inference_mode():
-                values = sequence_logprobs(model, batch)
-        except torch.OutOfMemoryError as error:
-            raise UnavailableError(
-                f"memory on {model.device} for a batch of {batch.input_ids.numel()} tokens",
-                got=str(error).splitlines()[0],
-                do="lower batch_tokens, or use another device",
-            ) from error
-        sums[list(batch.slots)] = values.cpu().numpy()
-        done += len(members)
+    batches = scoring_batches(model, pairs, batch_tokens)
+    done, total = 0, sum(len(batch.input_ids) for batch in batches)
+    for batch in batches:
+        sums[list(batch.slots)] = batch_logprobs(model, batch)
+        done += len(batch.input_ids)
         if progress is not None:
-            progress(done, len(rows))
+            progress(done, total)
+    check_finite(sums)
+    return sums.reshape(-1, 2)
+
+
+def scoring_batches(
+    model: PreTrainedModel, pairs: Sequence[TokenizedPair], batch_tokens: int | None = None
+) -> tuple[Batch, ...]:
+    """The batches in which `completion_logprobs` scores M pairs: slots 2 i and 2 i + 1 belong to the i-th."""
+    rows = _rows(pairs, share=shares_prompts(model))
+    return tuple(
+        _batch(members) for members in _batches(rows, batch_tokens or default_batch_tokens(model.device))
+    )
+
+
+def batch_logprobs(model: PreTrainedModel, batch: Batch) -> NDArray[np.float64]:
+    """The summed log-probability of every completion of a batch, in the order of its slots.
+
+    Raises:
+        UnavailableError: the device has not enough memory.
+    """
+    with torch.inference_mode(), enough_memory(model.device, batch):
+        return np.asarray(sequence_logprobs(model, batch).cpu().numpy())
+
+
+@contextmanager
+def enough_memory(device: torch.device, batch: Batch) -> Iterator[None]:
+    """Turn torch's error about memory into one that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UnavailableError(
+            f"memory on {device} for a batch of {batch.input_ids.numel()} tokens",
+            got=str(error).splitlines()[0],
+            do="lower batch_tokens, or use another device",
+        ) from error
+
+
+def check_finite(sums: NDArray[np.float64]) -> None:
+    """Refuse log-probabilities that are no numbers.
+
+    Raises:
+        UsageError: NaN or infinity; says for how many completions.
+    """
     if not np.isfinite(sums).all():
         raise UsageError(
             "finite log-probabilities",
             got=f"NaN or infinity for {int((~np.isfinite(sums)).sum())} completions",
             do="use float32, or check the model and the adapter",
         )
-    return sums.reshape(-1, 2)
 
 
 def sequence_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -123,17 +161,8 @@ def sequence_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
 
     The output head gets only the hidden states that predict a token of a completion.
     """
-    device = model.device
-    rows, columns, targets = (part.to(device) for part in (batch.rows, batch.columns, batch.targets))
-
-    def only_predictions(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0][rows, columns][None], *inputs[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(only_predictions)
-    try:
-        logits = model(**batch_inputs(batch, device)).logits[0]
-    finally:
-        handle.remove()
+    targets = batch.targets.to(model.device)
+    logits = prediction_logits(model, batch)
     exact = torch.promote_types(logits.dtype, torch.float32)
     tokens = [
         piece.gather(1, wanted[:, None])[:, 0] - piece.logsumexp(1)
@@ -142,6 +171,21 @@ def sequence_logprobs(model: PreTrainedModel, batch: Batch) -> Tensor:
         )
     ]
     return torch.stack([part.sum() for part in torch.cat(tokens).double().split(batch.lengths)])
+
+
+def prediction_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The logits (predictions, vocabulary) at the places of a batch that predict a token of a completion."""
+    rows, columns = batch.rows.to(model.device), batch.columns.to(model.device)
+
+    def only_predictions(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0][rows, columns][None], *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(only_predictions)
+    try:
+        logits: Tensor = model(**batch_inputs(batch, model.device)).logits[0]
+    finally:
+        handle.remove()
+    return logits
 
 
 def batch_inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
