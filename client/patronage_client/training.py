@@ -2,8 +2,10 @@
 """An owner's training: preference pairs in, one LoRA adapter out, and nothing else changed.
 
 DPO (Rafailov et al. 2023, arXiv 2305.18290) by TRL's DPOTrainer on a PEFT LoRA model that starts from the
-round's common adapter. The base model is shared, not copied: the trainer gets a second skeleton of modules
-around the same frozen tensors, so that whatever it wraps and patches is thrown away with the skeleton.
+round's common adapter, or from another one: then that is the policy which the loss compares with, and
+training one owner after the other is the sequential DPO of arXiv 2512.15765, Algorithm 1. The base model is
+shared, not copied: the trainer gets a second skeleton of modules around the same frozen tensors, so that
+whatever it wraps and patches is thrown away with the skeleton.
 
 The pairs decide the order in which they are trained on (`training_order`), and not their order in a file.
 Same base model, pairs, terms, software, kind of processor and number of threads: same bytes, also after an
@@ -25,7 +27,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from patronage_client.dpo_trainer import (
     PairTrainer,
@@ -39,7 +48,7 @@ from patronage_protocol.adapters import Tensors, encode, initial
 from patronage_protocol.canonical import canonical_bytes, sha256
 from patronage_protocol.errors import UnavailableError, UsageError
 from patronage_protocol.manifest import DpoTerms, LoraTerms
-from patronage_protocol.policy import BaseModel, TokenizedPair, completion_logprobs, tokenize_pairs
+from patronage_protocol.policy import BaseModel, TokenizedPair, adapted, completion_logprobs, tokenize_pairs
 from patronage_protocol.policy.quiet import quiet_transformers
 from patronage_protocol.policy.scoring import shares_prompts
 from patronage_protocol.preferences import PreferencePair, training_order
@@ -73,12 +82,15 @@ def train_adapter(
     dpo: DpoTerms,
     lora: LoraTerms,
     workdir: Path,
+    start: Tensors | None = None,
+    reference: NDArray[np.float64] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    snapshot: Callable[[int, Tensors], None] | None = None,
     threads: int | None = None,
     checkpoint_seconds: float = 60.0,
     save_memory: bool = False,
 ) -> TrainedAdapter:
-    """Train on `pairs` from the round's initial adapter.
+    """Train on `pairs` from `start`.
 
     Args:
         base: the base model; it is left exactly as it was.
@@ -86,7 +98,11 @@ def train_adapter(
         dpo: how to train.
         lora: what to train, and from where.
         workdir: where checkpoints go; an interrupted call that is repeated goes on from the last one.
+        start: an adapter of these terms; None is the initial one, which changes nothing in the base model.
+        reference: log-probabilities of the completions, shape (M, 2), in nats, under the policy at the start,
+            where they are known already; None computes them.
         progress: called with (steps done, steps in all).
+        snapshot: called after every step with the number of steps done and the adapter as it is then.
         threads: of torch on the CPU; None leaves it as it is.
         checkpoint_seconds: the least time between two checkpoints.
         save_memory: recompute activations in the backward pass: less memory, a third more time.
@@ -106,13 +122,17 @@ def train_adapter(
         )
     started = time.monotonic()
     tokenized = tokenize_pairs(base, pairs, max_length=dpo.max_length)
-    tokens = [tokenized[index] for index in training_order(pairs, seed=dpo.seed)]
-    folder = workdir / _job(base, tokens, dpo, lora)
+    order = list(training_order(pairs, seed=dpo.seed))
+    tokens = [tokenized[index] for index in order]
+    folder = workdir / _job(base, tokens, dpo, lora, start)
     with _undisturbed(threads):
         try:
-            reference = completion_logprobs(base.model, tokens)
-            trainer = _trainer(base, tokens, reference, folder, dpo=dpo, lora=lora, save_memory=save_memory)
+            known = _reference(base, tokens, lora, start) if reference is None else reference[order]
+            trainer = _trainer(base, tokens, known, folder, dpo=dpo, lora=lora, save_memory=save_memory)
+            start_from(trainer.adapted_model, initial(lora) if start is None else start)
             trainer.add_callback(Watch(progress, checkpoint_seconds))
+            if snapshot is not None:
+                trainer.add_callback(_Snapshots(trainer.adapted_model, lora, snapshot))
             trainer.train(resume_from_checkpoint=resumable(folder))
             tensors = _tensors(trainer.adapted_model, lora)
         except torch.OutOfMemoryError as error:
@@ -139,10 +159,41 @@ def train_adapter(
     return TrainedAdapter(tensors, digest, statistics)
 
 
-def _job(base: BaseModel, tokens: Sequence[TokenizedPair], dpo: DpoTerms, lora: LoraTerms) -> str:
+class _Snapshots(TrainerCallback):
+    """Hands out the adapter after every optimiser step."""
+
+    def __init__(self, model: PeftModel, lora: LoraTerms, tell: Callable[[int, Tensors], None]) -> None:
+        self._model, self._lora, self._tell = model, lora, tell
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """After an optimiser step."""
+        self._tell(state.global_step, _tensors(self._model, self._lora))
+
+
+def _job(
+    base: BaseModel, tokens: Sequence[TokenizedPair], dpo: DpoTerms, lora: LoraTerms, start: Tensors | None
+) -> str:
     """A folder name for what is trained, so that no checkpoint of another training is taken up."""
     ids = [[list(pair.prompt), list(pair.chosen), list(pair.rejected)] for pair in tokens]
-    return f"training-{sha256(canonical_bytes([base.weights, ids, dpo.digest, lora.digest]))[:32]}"
+    parts = [base.weights, ids, dpo.digest, lora.digest, *([] if start is None else [sha256(encode(start))])]
+    return f"training-{sha256(canonical_bytes(parts))[:32]}"
+
+
+def _reference(
+    base: BaseModel, tokens: Sequence[TokenizedPair], lora: LoraTerms, start: Tensors | None
+) -> NDArray[np.float64]:
+    """The log-probabilities that the loss compares with: those of the policy at the start."""
+    if start is None:
+        return completion_logprobs(base.model, tokens)
+    with adapted(base.model, lora) as slot:
+        slot.load(start)
+        return completion_logprobs(base.model, tokens)
 
 
 def _trainer(
@@ -167,7 +218,6 @@ def _trainer(
     # With the name of a base model, PEFT asks the hub about it at every checkpoint.
     config: Any = trainer.adapted_model.peft_config
     config["default"].base_model_name_or_path = None
-    start_from(trainer.adapted_model, initial(lora))
     return trainer
 
 

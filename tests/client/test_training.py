@@ -126,6 +126,47 @@ def test_the_same_inputs_give_the_same_bytes_also_after_another_owner(
     assert abs(cosine(other.tensors, trained.tensors, lora)) < 0.999
 
 
+def test_the_initial_adapter_and_known_log_probabilities_change_nothing(
+    base: BaseModel, lora: LoraTerms, trained: TrainedAdapter, tmp_path: Path
+) -> None:
+    pairs = some_pairs("alice")
+    known = completion_logprobs(base.model, tokenize_pairs(base, pairs, max_length=DPO.max_length))
+    told = train_adapter(
+        base, pairs, dpo=DPO, lora=lora, workdir=tmp_path, start=initial(lora), reference=known
+    )
+    # Which rows share a batch changes their last bits.
+    assert cosine(told.tensors, trained.tensors, lora) > 1 - 1e-6
+
+
+def test_training_from_an_adapter_compares_with_that_adapter(
+    base: BaseModel, lora: LoraTerms, trained: TrainedAdapter, tmp_path: Path
+) -> None:
+    one_step = DPO.model_copy(update={"epochs": 1, "batch_size": 14, "warmup_steps": 0})
+    further = train_adapter(
+        base, some_pairs("bob"), dpo=one_step, lora=lora, workdir=tmp_path, start=trained.tensors
+    )
+    assert further.statistics.steps == 1
+    assert further.statistics.final_loss == pytest.approx(math.log(2), abs=1e-5)
+    assert 0.9 < cosine(further.tensors, trained.tensors, lora) < 1 - 1e-6
+
+
+def test_snapshots_are_the_adapter_after_every_step(
+    base: BaseModel, lora: LoraTerms, trained: TrainedAdapter, tmp_path: Path
+) -> None:
+    seen: dict[int, bytes] = {}
+    train_adapter(
+        base,
+        some_pairs("alice"),
+        dpo=DPO,
+        lora=lora,
+        workdir=tmp_path,
+        snapshot=lambda step, tensors: seen.update({step: encode(tensors)}),
+    )
+    assert list(seen) == list(range(1, 9))
+    assert len(set(seen.values())) == 8
+    assert seen[8] == encode(trained.tensors)
+
+
 def test_the_order_of_the_pairs_in_the_file_does_not_matter(
     base: BaseModel, lora: LoraTerms, trained: TrainedAdapter, tmp_path: Path
 ) -> None:
