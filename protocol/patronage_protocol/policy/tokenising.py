@@ -17,7 +17,7 @@ from patronage_protocol.errors import DataError
 from patronage_protocol.policy.base import BaseModel
 from patronage_protocol.preferences import ChatMessage, PreferencePair
 
-__all__ = ["TokenizedPair", "length_check", "tokenize_pairs"]
+__all__ = ["TokenizedPair", "length_check", "prompt_tokens", "tokenize_pairs"]
 
 _Part: TypeAlias = str | tuple[ChatMessage, ...]
 
@@ -61,6 +61,15 @@ def length_check(base: BaseModel, max_length: int) -> Callable[[PreferencePair],
         return _problem(_tokens(base.tokenizer, pair), max_length)
 
     return check
+
+
+def prompt_tokens(base: BaseModel, prompt: _Part) -> tuple[int, ...]:
+    """The token ids after which a completion of `prompt` begins; messages with a generation prompt.
+
+    Raises:
+        DataError: messages, and the model has no chat template.
+    """
+    return tuple(_ids(base.tokenizer, prompt, (), generate=True))
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> TokenizedPair:

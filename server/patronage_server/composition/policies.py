@@ -32,13 +32,14 @@ from patronage_protocol.policy.scoring import (
     scoring_batches,
 )
 from patronage_server.composition.adapter_set import AdapterSet
+from patronage_server.composition.decoding import Mixture
 from patronage_server.composition.rules import CoalitionScorer, CompositionRule, weighting_of
 from patronage_server.composition.scoring import Progress, stacked_logprobs
 from patronage_server.composition.stack import StackSlot, stacked
 from patronage_server.composition.weighting import Weighting, check_coalitions
 from patronage_server.composition.weights import stack_of
 
-__all__ = ["PolicyArithmetic", "policy_logits", "policy_rows"]
+__all__ = ["PolicyArithmetic", "policy_rows"]
 
 Normalise = Literal["sequence", "token"]
 
@@ -85,6 +86,11 @@ class PolicyArithmetic(CompositionRule):
         With tokens normalised it takes them anew at every call, so ask for all coalitions at once.
         """
         return SequenceScorer(self, pairs) if self.normalise == "sequence" else TokenScorer(self, pairs)
+
+    def mixture(self, members: NDArray[np.bool_]) -> Mixture:
+        """The base model and every member alone, mixed by c_i."""
+        rows, mixing = policy_rows(self.weighting(members[None]))
+        return Mixture(self.stack, rows, mixing[0])
 
 
 class SequenceScorer(CoalitionScorer):
@@ -186,12 +192,6 @@ def policy_rows(coefficients: NDArray[np.float64]) -> tuple[NDArray[np.float64],
     rows = np.concatenate([np.zeros((1, coefficients.shape[1])), np.eye(coefficients.shape[1])[used]])
     members = coefficients[:, used]
     return rows, np.concatenate([1.0 - members.sum(axis=1, keepdims=True), members], axis=1)
-
-
-def policy_logits(logits: Tensor, mixing: Tensor) -> Tensor:
-    """The mixed, not yet normalised log-probabilities (..., vocabulary) of logits (m, ..., vocabulary)."""
-    mixed: Tensor = torch.tensordot(mixing, logits.log_softmax(dim=-1), dims=1)
-    return mixed
 
 
 def _target_logprobs(logits: Tensor, targets: Tensor, mixing: NDArray[np.float64]) -> Tensor:

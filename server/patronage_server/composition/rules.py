@@ -1,10 +1,11 @@
 """What every composition rule offers: a scorer for many coalitions, and the model of one coalition.
 
-    rule = WeightArithmetic(adapters)                      # or PolicyArithmetic
+    rule = WeightArithmetic(adapters)                      # or PolicyArithmetic, PeftMerging
     scorer = rule.scorer(pairs)
     scorer.margins(coalitions, beta)                       # (k, n) booleans to (k, M)
     model = rule.coalition(adapters.members("ann", "bob"))
     model.margins(pairs, beta)                             # (M,)
+    model.generate("What is a cooperative?")
 
 A margin is beta times the difference of log pi_S - log pi_0 between chosen and rejected completion, so
 the empty coalition has margin 0 under every rule.
@@ -18,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patronage_protocol.policy import TokenizedPair
+from patronage_protocol.policy.tokenising import prompt_tokens
+from patronage_protocol.preferences import ChatMessage
 from patronage_server.composition.adapter_set import AdapterSet
+from patronage_server.composition.decoding import Decoding, Generation, Mixture, generate
 from patronage_server.composition.scoring import Progress
 from patronage_server.composition.weighting import Weighting, check_coalitions, weighting
 
@@ -77,6 +81,10 @@ class CompositionRule(ABC):
     def scorer(self, pairs: Sequence[TokenizedPair]) -> CoalitionScorer:
         """A scorer of coalitions on M pairs. Making it costs no forward pass."""
 
+    @abstractmethod
+    def mixture(self, members: NDArray[np.bool_]) -> Mixture:
+        """The models of a coalition (n,) and how they are mixed at every token, for generation."""
+
     def coalition(self, members: NDArray[np.bool_]) -> "CoalitionModel":
         """The model of the coalition (n,).
 
@@ -108,6 +116,20 @@ class CoalitionModel:
     def margins(self, pairs: Sequence[TokenizedPair], beta: float) -> NDArray[np.float64]:
         """The margins (M,) of the coalition on M pairs; raises as `CoalitionScorer.logratios`."""
         return np.asarray(self.rule.scorer(pairs).margins(self.members[None], beta)[0])
+
+    def generate(
+        self,
+        prompt: str | tuple[ChatMessage, ...],
+        decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+    ) -> tuple[Generation, ...]:
+        """Completions of a prompt: plain text, or messages that go through the chat template.
+
+        Raises:
+            UsageError: an empty prompt, or one that with the completion is longer than the model can read.
+            DataError: messages, and the model has no chat template.
+        """
+        base = self.rule.adapters.base
+        return generate(base, self.rule.mixture(self.members), prompt_tokens(base, prompt), decoding)
 
 
 def weighting_of(weights: str | Weighting, adapters: AdapterSet) -> tuple[str, Weighting]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from patronage_protocol.policy import TokenizedPair
 from patronage_server.composition.adapter_set import AdapterSet
+from patronage_server.composition.decoding import Mixture
 from patronage_server.composition.rules import CoalitionScorer, CompositionRule, weighting_of
 from patronage_server.composition.scoring import Progress, stacked_logprobs
 from patronage_server.composition.stack import Stack, factors_of
@@ -44,6 +45,10 @@ class WeightArithmetic(CompositionRule):
     def scorer(self, pairs: Sequence[TokenizedPair]) -> "WeightScorer":
         """A scorer that takes one forward pass a coalition, and one for the base model."""
         return WeightScorer(self, pairs)
+
+    def mixture(self, members: NDArray[np.bool_]) -> Mixture:
+        """One model, with the members' updates added."""
+        return Mixture(self.stack, self.weighting(members[None]), np.ones(1))
 
 
 class WeightScorer(CoalitionScorer):
