@@ -197,10 +197,10 @@ class _Sample:
 
 def _end_tokens(base: BaseModel) -> frozenset[int]:
     """What ends a text: by the tokenizer, and by the model's own settings for generation."""
-    config = base.model.generation_config
-    named = config.eos_token_id if config is not None else None
-    listed: list[int | None] = [*(named if isinstance(named, list) else [named]), base.tokenizer.eos_token_id]
-    return frozenset(end for end in listed if end is not None)
+    settings: Any = base.model.generation_config
+    named = getattr(settings, "eos_token_id", None)
+    ends = {*(named if isinstance(named, list) else [named]), base.tokenizer.eos_token_id}
+    return frozenset(int(end) for end in ends if end is not None)
 
 
 def _check_length(base: BaseModel, prompt: int, decoding: Decoding) -> None:

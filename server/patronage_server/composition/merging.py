@@ -170,12 +170,8 @@ def _loaded(adapters: AdapterSet, names: Sequence[str]) -> LoraModel:
             assert isinstance(module, nn.Linear), "the adapters were checked against the model"
             linear = nn.utils.skip_init(nn.Linear, module.in_features, module.out_features, bias=False)
             _place(skeleton, path, linear)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=list(lora.modules()),
-        lora_dropout=0.0,  # type: ignore[arg-type]
-    )
+    config = LoraConfig(r=lora.rank, target_modules=list(lora.modules()), lora_dropout=0.0)
+    config.lora_alpha = lora.alpha  # type: ignore[assignment]  # PEFT computes with any number
     model = LoraModel(skeleton, {names[0]: config}, names[0])
     for name in names[1:]:
         model.peft_config[name] = config
