@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 
 from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
+from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
+from patronage_protocol.ledger.trust import quorum_size
 from patronage_protocol.manifest import (
+    MAX_WITNESSES,
     BaseModelTerms,
     Deadlines,
     DpoTerms,
@@ -19,7 +23,10 @@ from patronage_protocol.manifest import (
     Manifest,
     Party,
     PayoutTerms,
+    WitnessTerms,
 )
+from patronage_protocol.rounds import Round
+from patronage_protocol.witnessing import witness_name
 
 NOW = 1_800_000_000
 
@@ -32,6 +39,23 @@ def key_of(name: str) -> PrivateKey:
 @pytest.fixture(name="key_of")
 def key_of_fixture() -> Callable[[str], PrivateKey]:
     return key_of
+
+
+def cosigned_head(state: Round, keys: Callable[[str], PrivateKey], *owners: str) -> SignedCheckpoint:
+    """The head of a round's entries, signed by its operator, cosigned by these owners or all witnesses."""
+    manifest = state.manifest
+    head = Checkpoint(manifest.origin, state.tree.size, state.tree.root())
+    lines = [
+        Ed25519Cosigner(witness_name(manifest.consortium, owner), keys(owner)).cosign(head, state.time)
+        for owner in owners or manifest.witness.owners
+    ]
+    signed = head.sign(keys(manifest.operator.name))
+    return SignedCheckpoint(head, signed.note.with_signatures(*lines))
+
+
+@pytest.fixture(name="cosigned_head")
+def cosigned_head_fixture() -> Callable[..., SignedCheckpoint]:
+    return cosigned_head
 
 
 @pytest.fixture
@@ -104,6 +128,11 @@ def manifest_of(payout_terms: Callable[..., PayoutTerms]) -> Callable[..., Manif
             "deadlines": Deadlines(accept=NOW + 100, commit=NOW + 200, reveal=NOW + 300),
             "versions": {"patronage": "0.1.0"},
         }
-        return Manifest.model_validate({**fields, **changes})
+        fields |= changes
+        if "witness" not in fields:
+            names = tuple(sorted(owner.name for owner in fields["owners"]))[:MAX_WITNESSES]
+            quorum = quorum_size(len(names), faulty := (len(names) - 1) // 3)
+            fields["witness"] = WitnessTerms(owners=names, faulty=faulty, quorum=quorum, seconds=50)
+        return Manifest.model_validate(fields)
 
     return make

@@ -53,6 +53,10 @@ def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         return _answer(message, context, home_of, lambda owner: _statement(owner.train(_envelope(message))))
 
+    @app.query(Action.COSIGN)
+    def cosign(message: Message, context: Context) -> Message:
+        return _answer(message, context, home_of, lambda owner: _statement(owner.cosign(_envelope(message))))
+
     @app.query(Action.REVEAL)
     def reveal(message: Message, context: Context) -> Message:
         def answer(owner: Owner) -> RecordDict:

@@ -139,7 +139,8 @@ def receipts(home: Home, as_json: Json = False) -> None:
         return
     for one in found:
         typer.echo(
-            f"round {one.round}  {one.money}  {one.meaning}  (entry {one.index} of {one.size}, verified)"
+            f"round {one.round}  {one.money}  {one.meaning}  (entry {one.index} of {one.size}, verified; "
+            f"cosigned by {', '.join(one.witnesses) or 'nobody'})"
         )
     if not found:
         typer.echo("no receipts yet", err=True)

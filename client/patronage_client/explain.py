@@ -33,6 +33,12 @@ def explain(manifest: Manifest) -> Iterator[str]:
         "You commit to the adapter before anybody's is seen, and hand it over once all commitments are "
         "closed. The operator and whoever it gives the consortium's adapter to can then use it."
     )
+    witness = manifest.witness
+    yield (
+        f"Nobody is asked for its adapter before {witness.quorum} of the {len(witness.owners)} witnesses "
+        f"({', '.join(witness.owners)}) have cosigned the list of commitments; they cosign the end, too. "
+        "Your node does so by itself, and refuses a ledger that does not continue what it saw."
+    )
     yield (
         f"It is refused if it is larger than {intake.max_bytes:,} bytes, if the norm of its change exceeds "
         f"{intake.max_norm:g}, or if it is a copy of one committed earlier "

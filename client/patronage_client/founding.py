@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import ValidationError
 
-from patronage_client.home import OwnerConfig
+from patronage_client.home import WITNESS, OwnerConfig
 from patronage_protocol.canonical import first_problem
 from patronage_protocol.errors import UsageError
 from patronage_protocol.files import whole_folder, write_atomic
 from patronage_protocol.joining import Registration, write_envelope
 from patronage_protocol.keys import PrivateKey, PublicKey
+from patronage_protocol.ledger.witness import make_memory
 from patronage_protocol.pair_files import read_pairs
 
 __all__ = ["REGISTRATION", "found_owner"]
@@ -69,6 +70,7 @@ def found_owner(folder: Path, *, name: str, data: Path, base_model: str, operato
     with whole_folder(folder) as new:
         keys.protocol.save(new / "key.pem", None)
         _write_toml(new / "owner.toml", settings)
+        make_memory(new / WITNESS)
         _write_node(new / "node", keys.node)
         write_envelope(new / REGISTRATION, registration.seal(keys.protocol))
     return registration

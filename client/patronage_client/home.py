@@ -3,6 +3,7 @@
     owner.toml              who the owner is, what it trains on, whom it trusts
     key.pem                 its Ed25519 key (PKCS#8), mode 0600
     accepted/<digest>       one empty file for each manifest that the owner has accepted
+    witness.sqlite          the last head of the ledger that it cosigned; lost, it takes a new key
     rounds/<name>-<number>/ manifest.json, adapter.safetensors, training/ (checkpoints), receipt.tlog-proof
     node/                   what its SuperNode needs; see `node`
 
@@ -22,7 +23,9 @@ from patronage_protocol.keys import PrivateKey
 from patronage_protocol.manifest import PublicKeyText
 from patronage_protocol.settings import Settings, read_settings
 
-__all__ = ["OwnerConfig", "OwnerHome"]
+__all__ = ["WITNESS", "OwnerConfig", "OwnerHome"]
+
+WITNESS = "witness.sqlite"
 
 
 class OwnerConfig(Settings):
@@ -82,6 +85,11 @@ class OwnerHome:
     def cache(self) -> Path | None:
         """Where de-quantised models are kept, if anywhere."""
         return self.path / self.config.cache if self.config.cache else None
+
+    @property
+    def witness(self) -> Path:
+        """The memory of the owner as a witness."""
+        return self.path / WITNESS
 
     def accepts(self, manifest: str) -> bool:
         """Whether the owner has agreed to the manifest of this digest."""

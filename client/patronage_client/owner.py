@@ -2,9 +2,11 @@
 
 The owner checks before it answers: that the operator it trusts signed the manifest, that its own name and
 key are in it, that its base model is the declared one, and, before it opens its commitment, that the
-commitment is among those that were closed.
+commitment is among those that were closed, in a head of the ledger that a quorum of witnesses cosigned. It is
+such a witness itself.
 """
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,15 +15,22 @@ from patronage_client.home import OwnerHome
 from patronage_client.training import train_adapter
 from patronage_protocol.adapters import encode
 from patronage_protocol.canonical import Canonical, sha256
+from patronage_protocol.entries import Closed, commitments_digest, decode_entry
 from patronage_protocol.envelopes import Envelope, verify_detached
 from patronage_protocol.errors import LocalProtocolError, PatronageError, RemoteProtocolError
 from patronage_protocol.files import read_bytes, write_atomic
 from patronage_protocol.keys import PublicKey
+from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
+from patronage_protocol.ledger.notes import VerifierKey
+from patronage_protocol.ledger.receipts import Receipt
+from patronage_protocol.ledger.witness import AddCheckpoint, Witness
 from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
 from patronage_protocol.messages import (
     MAX_REASON,
     Acceptance,
     Commitment,
+    Cosignature,
+    CosignatureRequest,
     ReceiptRequest,
     Refusal,
     Reveal,
@@ -40,6 +49,7 @@ from patronage_protocol.policy import (
     progress_bar,
     shared_base_model,
 )
+from patronage_protocol.witnessing import check_quorum, log_key, witness_name
 
 __all__ = ["Owner"]
 
@@ -93,23 +103,54 @@ class Owner:
         digest = sha256(self._adapter(manifest))
         return self._sign(manifest, Commitment, commitment=self._commitment(manifest, digest))
 
+    def cosign(self, request: Envelope) -> Envelope:
+        """Cosign the head of the operator's ledger, if it continues the last one seen, or say which that was.
+
+        Witnessing binds to nothing: an owner that declined the terms cosigns too. What it sees is remembered,
+        on disk, before it answers.
+
+        Raises:
+            VerificationError: the head does not continue the last one; it may be evidence of a fork.
+            PatronageError: it is no request to this owner, or the memory cannot be read or written.
+        """
+        key = PublicKey.from_base64(self.home.config.operator_key)
+        asked = CosignatureRequest.decode(request.open(CosignatureRequest.media_type, key))
+        self._require_mine(asked.owner)
+        head = AddCheckpoint.parse(asked.request.encode())
+        log = VerifierKey.ed25519(f"{asked.author}/{asked.consortium}", key)
+        with self._witness(asked.consortium, log) as witness:
+            last = witness.last(log.name)
+            if head.old_size != (last.checkpoint.size if last else 0):
+                line, seen = "", witness.last_note(log.name).decode()
+            else:
+                line, seen = witness.cosign(head, time=int(time.time())).line, ""
+        answer = Cosignature(
+            consortium=asked.consortium,
+            round=asked.round,
+            manifest=asked.manifest,
+            author=self.name,
+            line=line,
+            seen=seen,
+        )
+        return sign_statement(answer, self.home.key)
+
     def reveal(self, request: Envelope) -> tuple[Envelope, bytes]:
         """Open the commitment: the signed opening and the adapter's bytes.
 
         Raises:
-            RemoteProtocolError: the closed list does not hold this owner's commitment.
+            RemoteProtocolError: no quorum cosigned the closed list, or it does not hold this owner's
+                commitment.
             PatronageError: there is nothing to reveal.
         """
         closed, manifest = self._request(request, RevealRequest)
+        self._require_closed(closed, manifest)
         folder = self.home.round_folder(manifest.consortium, manifest.round)
         adapter = read_bytes(folder / ADAPTER, limit=manifest.intake.max_bytes)
         digest = sha256(adapter)
         if (self.name, self._commitment(manifest, digest)) not in closed.commitments:
-            raise RemoteProtocolError(
+            raise self._not_closed(
                 "the own commitment among those that were closed",
-                got=f"{len(closed.commitments)} commitments without it",
-                do="nothing is revealed; ask the operator for the ledger",
-                where="reveal §closed",
+                f"{len(closed.commitments)} commitments without it",
             )
         opening = self._sign(
             manifest,
@@ -127,6 +168,45 @@ class Owner:
         path = self.home.round_folder(manifest.consortium, manifest.round) / "receipt.tlog-proof"
         write_atomic(path, handed.receipt.encode())
         return path
+
+    def _require_closed(self, request: RevealRequest, manifest: Manifest) -> None:
+        """The closed list ends a head that a quorum cosigned, and none but what this owner cosigned."""
+        receipt = Receipt.parse(request.closed.encode())
+        check_quorum(receipt.signed, manifest)
+        head = receipt.signed.checkpoint
+        entry = decode_entry(receipt.verify(log_key(manifest)))
+        listed = dict(request.commitments)
+        stated = (len(listed), commitments_digest(listed))
+        if not isinstance(entry, Closed) or (entry.count, entry.commitments) != stated:
+            raise self._not_closed("the entry close of these commitments", f"an entry {entry.kind} of others")
+        if receipt.index != head.size - 1:
+            raise self._not_closed(
+                "a head that ends with close", f"{head.size - 1 - receipt.index} more entries"
+            )
+        if not self.home.witness.exists():
+            return  # it cosigns nothing any more; the quorum of the others stands
+        with self._witness(manifest.consortium, log_key(manifest)) as witness:
+            last = witness.last(head.origin)
+        if last is not None and last.checkpoint.size == head.size and last.checkpoint != head:
+            raise self._not_closed("the head that this owner cosigned", "another of the same size")
+
+    def _not_closed(self, expected: str, got: str) -> RemoteProtocolError:
+        return RemoteProtocolError(
+            expected,
+            got=got,
+            do="nothing is revealed; ask the operator for the ledger",
+            where="reveal §closed",
+        )
+
+    def _witness(self, consortium: str, log: VerifierKey) -> Witness:
+        cosigner = Ed25519Cosigner(witness_name(consortium, self.name), self.home.key)
+        return Witness.open(self.home.witness, cosigner, [log])
+
+    def _require_mine(self, owner: str) -> None:
+        if owner != self.name:
+            raise RemoteProtocolError(
+                f"a request to {self.name}", got=owner, do="it is not answered", where="request §owner"
+            )
 
     def _authentic(self, manifest_bytes: bytes, signature: bytes) -> Manifest:
         key = PublicKey.from_base64(self.home.config.operator_key)
@@ -159,13 +239,7 @@ class Owner:
         folder = self.home.round_folder(claimed.consortium, claimed.round)
         manifest = Manifest.decode(read_bytes(folder / MANIFEST, limit=MAX_MANIFEST))
         request = read_statement(envelope, kind, manifest=manifest, author=manifest.operator.name, key=key)
-        if request.owner != self.name:
-            raise RemoteProtocolError(
-                f"a request to {self.name}",
-                got=request.owner,
-                do="it is not answered",
-                where="request §owner",
-            )
+        self._require_mine(request.owner)
         return request, manifest
 
     def _base(self, manifest: Manifest) -> BaseModel:

@@ -1,4 +1,7 @@
-"""What an owner was paid and why, from the receipts that it keeps, checked with the operator's key alone."""
+"""What an owner was paid and why, from the receipts that it keeps.
+
+They are checked with the operator's key and the quorum of the manifest's witnesses.
+"""
 
 from pathlib import Path
 
@@ -6,14 +9,15 @@ from pydantic import BaseModel
 
 from patronage_client.explain import money
 from patronage_client.home import OwnerHome
-from patronage_protocol.entries import Paid, decode_entry
-from patronage_protocol.errors import VerificationError
+from patronage_protocol.entries import AnyEntry, Paid, decode_entry
+from patronage_protocol.errors import RemoteProtocolError, VerificationError
 from patronage_protocol.files import read_bytes
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.receipts import MAX_RECEIPT_BYTES, Receipt
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.payout import Reason
+from patronage_protocol.witnessing import check_quorum
 
 __all__ = ["KeptReceipt", "kept_receipts"]
 
@@ -42,6 +46,7 @@ class KeptReceipt(BaseModel):
         meaning: the same for a person.
         index: number of the entry in the ledger.
         size: entries that the signed checkpoint covers.
+        witnesses: owners that cosigned it, a quorum; none where the round was aborted for want of them.
     """
 
     round: int
@@ -52,13 +57,14 @@ class KeptReceipt(BaseModel):
     meaning: str
     index: int
     size: int
+    witnesses: tuple[str, ...]
 
 
 def kept_receipts(home: OwnerHome) -> list[KeptReceipt]:
     """Every kept receipt, verified, by round.
 
     Raises:
-        VerificationError: one does not hold; names the file.
+        VerificationError, RemoteProtocolError: one does not hold; names the file or the clause.
         FormatError, UnavailableError: one cannot be read.
     """
     found = [_kept(home, path) for path in (home.path / "rounds").glob("*/receipt.tlog-proof")]
@@ -70,6 +76,7 @@ def _kept(home: OwnerHome, path: Path) -> KeptReceipt:
     key = PublicKey.from_base64(home.config.operator_key)
     receipt = Receipt.parse(read_bytes(path, limit=MAX_RECEIPT_BYTES))
     entry = decode_entry(receipt.verify(VerifierKey.ed25519(manifest.origin, key)))
+    witnesses = _witnesses(receipt, manifest, entry)
     if not isinstance(entry, Paid) or entry.owner != home.config.name:
         raise VerificationError(
             f"the payment to {home.config.name}",
@@ -86,4 +93,15 @@ def _kept(home: OwnerHome, path: Path) -> KeptReceipt:
         meaning=REASONS[entry.reason],
         index=receipt.index,
         size=receipt.signed.checkpoint.size,
+        witnesses=witnesses,
     )
+
+
+def _witnesses(receipt: Receipt, manifest: Manifest, entry: AnyEntry) -> tuple[str, ...]:
+    """Who cosigned. A round that was aborted for want of witnesses refunds everything, and has no quorum."""
+    try:
+        return check_quorum(receipt.signed, manifest)
+    except RemoteProtocolError:
+        if isinstance(entry, Paid) and entry.amount == 0 and entry.reason in ("refunded", "forfeited"):
+            return ()
+        raise

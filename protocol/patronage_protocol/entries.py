@@ -43,6 +43,7 @@ __all__ = [
     "Refunded",
     "Revealed",
     "Valued",
+    "Witnessed",
     "commitments_digest",
     "decode_entry",
 ]
@@ -95,6 +96,16 @@ class Closed(Entry):
     commitments: Digest
 
 
+class Witnessed(Entry):
+    """The head just before this entry, as the operator signed it and a quorum of the witnesses cosigned it.
+
+    `checkpoint` is the signed note: the operator's line, then those of witnesses in the manifest's order.
+    """
+
+    kind: Literal["witness"] = "witness"
+    checkpoint: Annotated[str, Field(max_length=60_000)]
+
+
 class Revealed(OwnerStatement):
     """An owner opened its commitment."""
 
@@ -142,10 +153,15 @@ class Valued(Entry):
 
 
 class Aborted(Entry):
-    """Too few adapters were admitted; the budget is refunded."""
+    """The round cannot go on; the budget is refunded.
+
+    `players`: too few adapters were admitted. `witnesses`: no quorum cosigned the close in time. `count` is
+    how many adapters were admitted, or how many witnesses cosigned.
+    """
 
     kind: Literal["abort"] = "abort"
-    players: Annotated[int, Field(ge=0)]
+    reason: Literal["players", "witnesses"]
+    count: Annotated[int, Field(ge=0)]
 
 
 class Paid(Entry):
@@ -178,6 +194,7 @@ AnyEntry: TypeAlias = (
     | Declined
     | Committed
     | Closed
+    | Witnessed
     | Revealed
     | Forfeited
     | Judged

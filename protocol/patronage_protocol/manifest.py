@@ -29,6 +29,7 @@ __all__ = [
     "PayoutTerms",
     "PoolTerms",
     "RewardGameTerms",
+    "WitnessTerms",
 ]
 
 MANIFEST_TYPE = "application/vnd.patronage.manifest.v1+json"
@@ -37,6 +38,9 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveReal = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PublicKeyText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=\z")]
+
+MAX_WITNESSES = 63
+"""A signed note holds at most 64 signatures, and one is the log's."""
 
 
 class Party(Canonical):
@@ -268,6 +272,37 @@ class Deadlines(Canonical):
         return self
 
 
+class WitnessTerms(Canonical):
+    """Who cosigns the ledger's heads at close and at final, and how many of them it takes.
+
+    With n witnesses of which at most `faulty` lie, any two quorums of more than (n + faulty) / 2 have an
+    honest witness in common, so the operator cannot show two histories; n > 3 * faulty lets the honest ones
+    make a quorum alone.
+
+    Args:
+        owners: names of the n owners that are witnesses, sorted.
+        faulty: how many of them may lie.
+        quorum: how many cosignatures are needed.
+        seconds: how long they are waited for, from the entry that is cosigned.
+    """
+
+    owners: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_WITNESSES)]
+    faulty: Annotated[int, Field(ge=0)]
+    quorum: Positive
+    seconds: Positive
+
+    @model_validator(mode="after")
+    def _is_a_quorum(self) -> Self:
+        number = len(self.owners)
+        if list(self.owners) != sorted(set(self.owners)):
+            raise ValueError("the witnesses are not distinct names in sorted order")
+        if 3 * self.faulty >= number:
+            raise ValueError(f"{number} witnesses cannot make a quorum if {self.faulty} are faulty")
+        if not number + self.faulty < 2 * self.quorum <= 2 * number:
+            raise ValueError(f"a quorum of {self.quorum} is not more than half of {number} + {self.faulty}")
+        return self
+
+
 class Manifest(Canonical):
     """The whole agreement.
 
@@ -292,6 +327,7 @@ class Manifest(Canonical):
     interval: IntervalTerms
     payout: PayoutTerms
     deadlines: Deadlines
+    witness: WitnessTerms
     versions: dict[str, str]
 
     @model_validator(mode="after")
@@ -314,6 +350,14 @@ class Manifest(Canonical):
         for objective in self.game.objectives:
             if objective.scorer is None:
                 raise ValueError(f"the objective {objective.name} lacks the digest of what scores it")
+        return self
+
+    @model_validator(mode="after")
+    def _witnesses_are_owners(self) -> Self:
+        if strangers := set(self.witness.owners) - {owner.name for owner in self.owners}:
+            raise ValueError(f"the witness {min(strangers)} is no owner")
+        if self.deadlines.reveal < self.deadlines.commit + self.witness.seconds:
+            raise ValueError("the deadline of reveal leaves the witnesses less than their seconds")
         return self
 
     @property

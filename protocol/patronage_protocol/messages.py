@@ -18,6 +18,8 @@ from patronage_protocol.manifest import Manifest
 __all__ = [
     "Acceptance",
     "Commitment",
+    "Cosignature",
+    "CosignatureRequest",
     "ReceiptRequest",
     "Refusal",
     "Reveal",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 MAX_REASON = 500
+MAX_NOTE = 524_288
 
 
 class Statement(Canonical):
@@ -85,13 +88,39 @@ class TrainRequest(Statement):
     owner: Name
 
 
+class CosignatureRequest(Statement):
+    """The operator asks a witness to cosign a head: the request of c2sp.org/tlog-witness, as text."""
+
+    media_type = "application/vnd.patronage.cosignature-request.v1+json"
+
+    owner: Name
+    request: Annotated[str, Field(max_length=MAX_NOTE)]
+
+
+class Cosignature(Statement):
+    """A witness's answer: its signature line, or the head that it saw last if the request starts elsewhere.
+
+    `line` ends in a newline and is empty where nothing was signed; `seen` is that head as the log signed it,
+    and empty where there is none.
+    """
+
+    media_type = "application/vnd.patronage.cosignature.v1+json"
+
+    line: Annotated[str, Field(max_length=MAX_NOTE)]
+    seen: Annotated[str, Field(max_length=MAX_NOTE)]
+
+
 class RevealRequest(Statement):
-    """The operator asks for the adapter; the commitments, sorted by owner, are closed."""
+    """The operator asks for the adapter; the commitments, sorted by owner, are closed.
+
+    `closed` is the receipt (c2sp.org/tlog-proof) of the entry `close` under the head that a quorum cosigned.
+    """
 
     media_type = "application/vnd.patronage.reveal-request.v1+json"
 
     owner: Name
     commitments: tuple[tuple[Name, Digest], ...]
+    closed: str
 
 
 class ReceiptRequest(Statement):

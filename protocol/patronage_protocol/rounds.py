@@ -4,13 +4,14 @@ The ledger's entries are its events. The operator appends an entry only after `a
 restarted operator folds `advance` over the stored entries, and a verifier folds it over the published ones.
 
     OPEN       accept decline commit forfeit close
+    CLOSED     witness abort                     the head at close, cosigned by a quorum
     REVEALING  reveal forfeit                    until every committed owner has revealed or forfeited
     INTAKE     intake                            until every revealed adapter has its verdict
     SCORING    evaluate abort
     VALUING    value
     PAYING     pay refund                        exactly the settlement of the manifest's policy, in its order
     SETTLED    final
-    FINAL      nothing
+    FINAL      witness                           the head at final, recorded when the next round opens
 
 What an owner may still do follows from its standing:
 
@@ -18,13 +19,16 @@ What an owner may still do follows from its standing:
     ACCEPTED   commit -> COMMITTED   forfeit -> FORFEITED
     COMMITTED  reveal -> REVEALED    forfeit -> FORFEITED
     REVEALED   intake -> ADMITTED or REJECTED
+
+A state carries the right edge of the Merkle tree over all entries before it, so that a cosigned head in an
+entry is compared with the one that these entries have.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from patronage_protocol.entries import (
     Aborted,
@@ -43,12 +47,15 @@ from patronage_protocol.entries import (
     Refunded,
     Revealed,
     Valued,
+    Witnessed,
     commitments_digest,
 )
 from patronage_protocol.envelopes import Envelope, verify_detached
 from patronage_protocol.errors import RemoteProtocolError
 from patronage_protocol.evaluations import declared, read_evidence
 from patronage_protocol.keys import PublicKey
+from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
+from patronage_protocol.ledger.merkle import Frontier, leaf_hash
 from patronage_protocol.manifest import MANIFEST_TYPE, Manifest, Party
 from patronage_protocol.messages import (
     Acceptance,
@@ -62,6 +69,7 @@ from patronage_protocol.messages import (
 from patronage_protocol.payout import Reason, Settlement, settle
 from patronage_protocol.shares import Shares
 from patronage_protocol.strict import base64_bytes
+from patronage_protocol.witnessing import check_quorum, in_order
 
 __all__ = ["Blobs", "Phase", "Round", "Standing", "advance", "follow", "open_round"]
 
@@ -70,6 +78,7 @@ class Phase(Enum):
     """Where a round stands."""
 
     OPEN = "open"
+    CLOSED = "closed"
     REVEALING = "revealing"
     INTAKE = "intake"
     SCORING = "scoring"
@@ -95,13 +104,14 @@ class Standing(Enum):
 ALLOWED: Mapping[Phase, tuple[type[Entry], ...]] = MappingProxyType(
     {
         Phase.OPEN: (Accepted, Declined, Committed, Forfeited, Closed),
+        Phase.CLOSED: (Witnessed, Aborted),
         Phase.REVEALING: (Revealed, Forfeited),
         Phase.INTAKE: (Judged,),
         Phase.SCORING: (Evaluated, Aborted),
         Phase.VALUING: (Valued,),
         Phase.PAYING: (Paid, Refunded),
         Phase.SETTLED: (Finished,),
-        Phase.FINAL: (),
+        Phase.FINAL: (Witnessed,),
     }
 )
 
@@ -123,6 +133,7 @@ OUT_OF_GAME: Mapping[Standing, Reason] = MappingProxyType(
         Standing.DECLINED: "declined",
         Standing.FORFEITED: "forfeited",
         Standing.REJECTED: "rejected",
+        Standing.COMMITTED: "refunded",  # of a round that was aborted before anybody could reveal
         Standing.ADMITTED: "refunded",  # a player of a round that was aborted
     }
 )
@@ -140,13 +151,17 @@ class Round:
         time: of the last entry, Unix seconds.
         phase: where the round stands.
         standing: each owner's standing, by name.
+        tree: the Merkle tree over all entries of the ledger so far.
         commitments: owner to commitment, in ledger order.
+        closed: time of the entry `close`, once there is one.
+        witnessed: the heads that a quorum cosigned: at close, then at final.
         reveals: owner to its opened commitment, in ledger order.
         verdicts: owner to its intake verdict, in ledger order.
         margins: digest of the evidence, margins or candidate pools, once evaluated.
         shares: the published shares, once valued.
         settlement: who gets what, once valued or aborted.
         settled: how many of the settlement's entries are in the ledger.
+        aborted: why the round was aborted, if it was.
         adapter: digest of the consortium's adapter, once final.
     """
 
@@ -154,13 +169,17 @@ class Round:
     time: int
     phase: Phase
     standing: Mapping[str, Standing]
+    tree: Frontier = field(default_factory=Frontier, compare=False)
     commitments: Mapping[str, str] = field(default_factory=dict)
+    closed: int | None = None
+    witnessed: tuple[SignedCheckpoint, ...] = ()
     reveals: Mapping[str, Reveal] = field(default_factory=dict)
     verdicts: Mapping[str, Judged] = field(default_factory=dict)
     margins: str | None = None
     shares: Shares | None = None
     settlement: Settlement | None = None
     settled: int = 0
+    aborted: Literal["players", "witnesses"] | None = None
     adapter: str | None = None
 
     def owners(self, *standings: Standing) -> tuple[str, ...]:
@@ -171,6 +190,21 @@ class Round:
     def players(self) -> tuple[str, ...]:
         """The owners whose adapters were admitted, sorted by name."""
         return self.owners(Standing.ADMITTED)
+
+    @property
+    def cosign_by(self) -> int:
+        """The last moment for the cosignatures of the head that stands now, Unix seconds."""
+        return self.time + self.manifest.witness.seconds
+
+    @property
+    def awaits_witnesses(self) -> bool:
+        """Whether the head after the last entry must be cosigned by a quorum before anything follows it.
+
+        A round that was aborted for want of witnesses has paid nobody, and its end asks for none.
+        """
+        if self.phase is Phase.FINAL:
+            return len(self.witnessed) == 1
+        return self.phase is Phase.CLOSED
 
     def due(self, time: int) -> Paid | Refunded | None:
         """The next entry of the settlement, stamped with `time`; None when all are in the ledger."""
@@ -186,8 +220,10 @@ class Round:
             yield Refunded(time=time, amount=self.settlement.refund, reason=self.settlement.refund_reason)
 
 
-def open_round(entry: AnyEntry, blobs: Blobs) -> Round:
+def open_round(entry: AnyEntry, blobs: Blobs, tree: Frontier | None = None) -> Round:
     """The state after the first entry, which must open a round with a manifest that its operator signed.
+
+    `tree` is over the entries before it, of earlier rounds; it is left as it is.
 
     Raises:
         RemoteProtocolError: it is another entry.
@@ -205,6 +241,7 @@ def open_round(entry: AnyEntry, blobs: Blobs) -> Round:
         time=entry.time,
         phase=Phase.OPEN,
         standing={owner.name: Standing.INVITED for owner in manifest.owners},
+        tree=_grown(tree or Frontier(), entry),
     )
 
 
@@ -220,20 +257,26 @@ def advance(state: Round, entry: AnyEntry, blobs: Blobs) -> Round:
         _refuse(f"{allowed} in the phase {state.phase.value}", entry.kind, f"{entry.kind} §phase")
     if entry.time < state.time:
         _refuse(f"a time of at least {state.time}", str(entry.time), f"{entry.kind} §clock")
-    return _HANDLERS[type(entry)](replace(state, time=entry.time), entry, blobs)
+    after = _HANDLERS[type(entry)](replace(state, time=entry.time), entry, blobs)
+    return replace(after, tree=_grown(state.tree, entry))
 
 
 def follow(history: tuple[Round, ...], entry: AnyEntry, blobs: Blobs) -> tuple[Round, ...]:
     """The rounds of a ledger after one more entry: it continues the last round or opens the next one.
 
+    The next round opens once the last head of the round before was cosigned and that is recorded.
+
     Raises:
         RemoteProtocolError, FormatError, VerificationError: as `open_round` and `advance`.
     """
-    if history and history[-1].phase is not Phase.FINAL:
-        return (*history[:-1], advance(history[-1], entry, blobs))
-    opened = open_round(entry, blobs)
-    if history:
-        before, after = history[-1].manifest, opened.manifest
+    last = history[-1] if history else None
+    if last is not None and (last.phase is not Phase.FINAL or isinstance(entry, Witnessed)):
+        return (*history[:-1], advance(last, entry, blobs))
+    opened = open_round(entry, blobs, last.tree if last else None)
+    if last is not None:
+        if last.awaits_witnesses:
+            _refuse("the cosigned head of the round before first", entry.kind, "open §witnessed")
+        before, after = last.manifest, opened.manifest
         if (after.consortium, after.round) != (before.consortium, before.round + 1):
             _refuse(
                 f"round {before.round + 1} of {before.consortium}",
@@ -284,7 +327,23 @@ def _close(state: Round, entry: Closed, _blobs: Blobs) -> Round:
     expected = (len(state.commitments), commitments_digest(state.commitments))
     if (entry.count, entry.commitments) != expected:
         _refuse(f"{expected[0]} commitments with digest {expected[1]}", entry.commitments, "close §list")
-    return _next_phase(replace(state, phase=Phase.REVEALING))
+    return replace(state, phase=Phase.CLOSED, closed=entry.time)
+
+
+def _witness(state: Round, entry: Witnessed, _blobs: Blobs) -> Round:
+    if not state.awaits_witnesses:
+        _refuse("a head that is to be cosigned", "one that is done", "witness §standing")
+    if state.phase is Phase.CLOSED:
+        _in_time(entry, _cosign_close_by(state))
+    signed = SignedCheckpoint.parse(entry.checkpoint.encode())
+    head = Checkpoint(state.manifest.origin, state.tree.size, state.tree.root())
+    if signed.checkpoint != head:
+        _refuse(f"the head of {head.size} entries before it", signed.checkpoint.text, "witness §head")
+    check_quorum(signed, state.manifest)
+    if signed != in_order(signed, state.manifest):
+        _refuse("the lines of the operator and the witnesses, in order", "others", "witness §lines")
+    state = replace(state, witnessed=(*state.witnessed, signed))
+    return _next_phase(replace(state, phase=Phase.REVEALING)) if state.phase is Phase.CLOSED else state
 
 
 def _reveal(state: Round, entry: Revealed, _blobs: Blobs) -> Round:
@@ -338,10 +397,16 @@ def _evaluate(state: Round, entry: Evaluated, blobs: Blobs) -> Round:
 
 
 def _abort(state: Round, entry: Aborted, _blobs: Blobs) -> Round:
-    players = len(state.players)
-    if players >= state.manifest.min_players or entry.players != players:
-        _refuse(f"an abort below {state.manifest.min_players} players", str(entry.players), "abort §players")
-    return _settle(state, None)
+    manifest, players = state.manifest, len(state.players)
+    if entry.reason != ("witnesses" if state.phase is Phase.CLOSED else "players"):
+        _refuse("the reason that the phase allows", entry.reason, "abort §reason")
+    if entry.reason == "players" and (players >= manifest.min_players or entry.count != players):
+        _refuse(f"an abort below {manifest.min_players} players", str(entry.count), "abort §players")
+    if entry.reason == "witnesses" and entry.count >= manifest.witness.quorum:
+        _refuse(f"an abort below {manifest.witness.quorum} witnesses", str(entry.count), "abort §witnesses")
+    if entry.reason == "witnesses" and entry.time <= (deadline := _cosign_close_by(state)):
+        _refuse(f"an abort after the deadline {deadline}", str(entry.time), "abort §deadline")
+    return _settle(replace(state, aborted=entry.reason), None)
 
 
 def _value(state: Round, entry: Valued, blobs: Blobs) -> Round:
@@ -373,6 +438,7 @@ _HANDLERS: Mapping[type[Entry], Callable[[Round, Any, Blobs], Round]] = MappingP
         Committed: _commit,
         Forfeited: _forfeit,
         Closed: _close,
+        Witnessed: _witness,
         Revealed: _reveal,
         Judged: _judge,
         Evaluated: _evaluate,
@@ -383,6 +449,18 @@ _HANDLERS: Mapping[type[Entry], Callable[[Round, Any, Blobs], Round]] = MappingP
         Finished: _finish,
     }
 )
+
+
+def _cosign_close_by(state: Round) -> int:
+    assert state.closed is not None, "the phase CLOSED begins with the close"
+    return state.closed + state.manifest.witness.seconds
+
+
+def _grown(tree: Frontier, entry: AnyEntry) -> Frontier:
+    """A new tree with one more entry; a state that is kept keeps its own."""
+    tree = tree.copy()
+    tree.append(leaf_hash(entry.encode()))
+    return tree
 
 
 def _settle(state: Round, shares: Shares | None) -> Round:

@@ -31,6 +31,7 @@ from patronage_protocol.rounds import Phase, Round, Standing, follow
 from patronage_protocol.shares import Shares, check_shares, compute_shares
 from patronage_protocol.valuation import value
 from patronage_protocol.valuation.engine import MethodChoice
+from patronage_protocol.witnessing import check_quorum
 
 __all__ = ["NOT_KNOWN", "Check", "Verdict", "verify_ledger"]
 
@@ -109,6 +110,9 @@ def verify_ledger(folder: Path, *, trust: VerifierKey | None = None) -> Verdict:
     ]
     for state in rounds:
         checks += _check_round(state, ledger)
+    if (last := rounds[-1]).awaits_witnesses and last.phase is Phase.FINAL:
+        seen = check_quorum(ledger.signed, last.manifest)
+        checks.append(Check(phase="witness", what=f"the end {_cosigned(seen, last)}"))
     return Verdict(
         ledger=ledger,
         rounds=rounds,
@@ -175,6 +179,9 @@ def _check_round(state: Round, ledger: PublishedLedger) -> list[Check]:
     }
     if state.phase is not Phase.OPEN:
         lines["close"] = f"the list of {len(state.commitments)} commitments, before any was opened"
+    if state.witnessed:
+        seen = check_quorum(state.witnessed[0], manifest)
+        lines["close"] += f"; {_cosigned(seen, state)}"
         forfeited = number[Standing.FORFEITED]
         lines["reveal"] = f"{len(state.reveals)} openings match their commitments, {forfeited} forfeited"
     if state.verdicts:
@@ -191,6 +198,10 @@ def _check_round(state: Round, ledger: PublishedLedger) -> list[Check]:
         lines["pay"] = f"{paid} paid, {refund} refunded of {budget} minor units, recomputed to the unit"
     if state.phase is Phase.FINAL:
         lines["final"] = f"consortium adapter {state.adapter[:16]}" if state.adapter else "no adapter"
+        if len(state.witnessed) > 1:
+            lines["final"] += f"; {_cosigned(check_quorum(state.witnessed[1], manifest), state)}"
+        if state.aborted == "witnesses":
+            lines["final"] += "; aborted for want of witnesses, so no quorum stands behind its end"
     else:
         lines[state.phase.value] = "the round is not finished"
     return [Check(phase=phase, what=what) for phase, what in lines.items()]
@@ -205,6 +216,11 @@ def _scope(evidence: Evidence) -> str:
         f"{header.prompts} pools of {header.size} candidates, log-ratios of {players} players and rewards "
         f"for {', '.join(header.objectives)}"
     )
+
+
+def _cosigned(owners: Sequence[str], state: Round) -> str:
+    terms = state.manifest.witness
+    return f"cosigned by {', '.join(owners)}: {len(owners)} of {len(terms.owners)}, {terms.quorum} needed"
 
 
 def _check_shares(published: Shares, evidence: Evidence, manifest: Manifest) -> str:

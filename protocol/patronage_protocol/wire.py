@@ -17,6 +17,7 @@ class Action:
 
     OFFER: Final = "offer"
     TRAIN: Final = "train"
+    COSIGN: Final = "cosign"
     REVEAL: Final = "reveal"
     RECEIPT: Final = "receipt"
 

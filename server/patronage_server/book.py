@@ -7,16 +7,17 @@ and a restarted operator stands where it stood.
 from collections.abc import Callable
 from pathlib import Path
 
-from patronage_protocol.entries import AnyEntry, Opened, Paid, decode_entry
+from patronage_protocol.entries import AnyEntry, Opened, Paid, Witnessed, decode_entry
 from patronage_protocol.envelopes import sign_detached
 from patronage_protocol.errors import LocalProtocolError
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.publish import publish
-from patronage_protocol.ledger.receipts import make_receipt
+from patronage_protocol.ledger.receipts import Receipt, make_receipt
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
-from patronage_protocol.rounds import Round, follow
+from patronage_protocol.rounds import Phase, Round, follow
 from patronage_protocol.strict import base64_text
+from patronage_protocol.witnessing import has_quorum, in_order
 
 __all__ = ["Book"]
 
@@ -53,17 +54,28 @@ class Book:
             raise LocalProtocolError("a ledger with a round", got="an empty one", do="open a round first")
         return self._rounds[-1]
 
+    @property
+    def cosigned_end(self) -> bool:
+        """Whether the last head stands under the quorum that the end of the round asks for, if it does."""
+        return not self.state.awaits_witnesses or has_quorum(self._ledger.checkpoint, self.state.manifest)
+
     def open_round(self, manifest: Manifest, key: PrivateKey, time: int) -> None:
-        """Open the round, unless the book already holds it.
+        """Open the round, unless the book already holds it; the cosigned end of the round before goes first.
 
         Raises:
-            RemoteProtocolError: an earlier round is not final, or this is not the one that follows it.
+            RemoteProtocolError: an earlier round is not final, no quorum cosigned its end, or this is not the
+                one that follows it.
         """
         if any(known.manifest.digest == manifest.digest for known in self._rounds):
             return
         data = manifest.encode()
         signature = base64_text(sign_detached(MANIFEST_TYPE, data, key))
-        self.record(Opened(time=time, manifest=self._ledger.put_blob(data), signature=signature))
+        opened = Opened(time=time, manifest=self._ledger.put_blob(data), signature=signature)
+        if self._rounds and self.state.phase is Phase.FINAL and self.state.awaits_witnesses:
+            end = in_order(self._ledger.checkpoint, self.state.manifest)
+            self.record(Witnessed(time=time, checkpoint=end.encode().decode()), opened)
+        else:
+            self.record(opened)
 
     def record(self, *entries: AnyEntry) -> None:
         """Take entries into the round and store them, all or none.
@@ -88,6 +100,13 @@ class Book:
         rounds = self._rounds
         for entry in entries:
             rounds = follow(rounds, entry, self._ledger.blob)
+
+    def closing_receipt(self) -> str:
+        """The proof that the list of commitments is in the ledger, under the head that a quorum cosigned."""
+        signed = self.state.witnessed[0]
+        size = signed.checkpoint.size
+        proof = self._ledger.inclusion_proof(size - 1, size)
+        return Receipt(size - 1, proof, signed, self._ledger.entry(size - 1)).encode().decode()
 
     def publish(self) -> None:
         """Write the static ledger that everybody reads."""

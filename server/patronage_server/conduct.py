@@ -11,7 +11,7 @@ from patronage_protocol.errors import UnavailableError, UsageError
 from patronage_protocol.rounds import Phase, Round
 from patronage_server.bundle import BUNDLE
 from patronage_server.control import Control, RunReport, open_control
-from patronage_server.follow import entries_since, is_driven, last_round, line_of
+from patronage_server.follow import end_is_cosigned, entries_since, is_driven, last_round, line_of
 from patronage_server.home import OperatorHome
 from patronage_server.network import Network
 
@@ -47,7 +47,7 @@ def conduct(home: OperatorHome, network: Network, *, resume: bool, say: Say) -> 
     digest = home.manifest().digest
     state = last_round(ledger)
     if state is not None and state.manifest.digest == digest:
-        _require_startable(state, resume=resume)
+        _require_startable(state, resume=resume, ended=end_is_cosigned(ledger, state))
     with open_control(network) as control:
         run = _running(control, home, resume=resume)
         if run is None:
@@ -66,8 +66,8 @@ def conduct(home: OperatorHome, network: Network, *, resume: bool, say: Say) -> 
     return state, report
 
 
-def _require_startable(state: Round, *, resume: bool) -> None:
-    if state.phase is Phase.FINAL:
+def _require_startable(state: Round, *, resume: bool, ended: bool) -> None:
+    if state.phase is Phase.FINAL and ended:
         raise UsageError(
             f"terms of a round after round {state.manifest.round}, which is final",
             got="its terms again",

@@ -5,14 +5,14 @@ refusal that comes back, signed by a key of the manifest, tells whose node it wa
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from patronage_protocol.envelopes import Envelope, sign_detached
 from patronage_protocol.errors import FormatError, RemoteProtocolError, VerificationError
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
-from patronage_protocol.messages import Acceptance, Refusal, Statement, read_statement, sign_statement
+from patronage_protocol.messages import Acceptance, Refusal, S, Statement, read_statement, sign_statement
 from patronage_protocol.wire import Action, Field
 from patronage_server.nodes import Answer, Nodes
 
@@ -75,7 +75,14 @@ class Correspondence:
             self._offered -= open_offers
 
     def ask(
-        self, action: str, kind: type[Statement], owners: Iterable[str], deadline: int, **fields: object
+        self,
+        action: str,
+        kind: type[Statement],
+        owners: Iterable[str],
+        deadline: int,
+        *,
+        own: Callable[[str], Mapping[str, object]] = lambda _owner: {},
+        **fields: object,
     ) -> Iterator[tuple[str, Answer]]:
         """Send each owner a request of `kind`; yield the answers that are no problems, as they come.
 
@@ -84,13 +91,17 @@ class Correspondence:
             kind: the request, which has a field `owner`.
             owners: whom to ask; one whose node is unknown is asked where it is first.
             deadline: Unix seconds.
-            fields: what the request says beside its header.
+            own: what the request to one owner says.
+            fields: what the request says to all.
         """
         waiting = set(owners)
         while waiting and self._nodes.clock.now() <= deadline:
             self._locate(waiting, deadline)
             owner_at = {self._node_of[owner]: owner for owner in sorted(waiting) if owner in self._node_of}
-            requests = {node: self._sealed(kind, owner=owner, **fields) for node, owner in owner_at.items()}
+            requests = {
+                node: self._sealed(kind, owner=owner, **fields, **own(owner))
+                for node, owner in owner_at.items()
+            }
             for answer in self._nodes.ask(action, requests, deadline=deadline):
                 waiting.discard(owner_at[answer.node])
                 with self.blame(owner_at[answer.node]):
@@ -99,6 +110,18 @@ class Correspondence:
             waiting -= set(owner_at.values())
             if waiting:
                 self._nodes.clock.sleep(WAIT_SECONDS)
+
+    def read(self, owner: str, answer: Answer, kind: type[S]) -> S:
+        """The statement of `kind` in an answer, signed by the owner.
+
+        Raises:
+            RemoteProtocolError, FormatError, VerificationError: it holds none.
+        """
+        party = self._manifest.owner(owner)
+        assert party is not None, "owners of the manifest are asked"
+        key = PublicKey.from_base64(party.key)
+        envelope = Envelope.decode(answer.statement)
+        return read_statement(envelope, kind, manifest=self._manifest, author=owner, key=key)
 
     def _locate(self, owners: Iterable[str], deadline: int) -> None:
         """Find out who sits at the new nodes: after a restart, or when an owner has come back.

@@ -7,7 +7,16 @@ from pydantic import ValidationError
 
 from patronage_protocol.canonical import Digest, first_problem
 from patronage_protocol.errors import UsageError
-from patronage_protocol.manifest import Deadlines, HeldOutTerms, LoraTerms, Manifest, Party
+from patronage_protocol.ledger.trust import quorum_size
+from patronage_protocol.manifest import (
+    MAX_WITNESSES,
+    Deadlines,
+    HeldOutTerms,
+    LoraTerms,
+    Manifest,
+    Party,
+    WitnessTerms,
+)
 from patronage_protocol.policy import BaseModel, lora_groups
 from patronage_server.terms import RoundTerms
 
@@ -35,6 +44,7 @@ def draw_up(
     """
     accept = now + terms.seconds.accept
     commit = accept + terms.seconds.commit
+    reveal = commit + terms.seconds.witness + terms.seconds.reveal
     fields = {
         "schema_version": 1,
         "consortium": consortium,
@@ -56,7 +66,8 @@ def draw_up(
         "game": terms.game,
         "interval": terms.interval,
         "payout": terms.payout,
-        "deadlines": Deadlines(accept=accept, commit=commit, reveal=commit + terms.seconds.reveal),
+        "deadlines": Deadlines(accept=accept, commit=commit, reveal=reveal),
+        "witness": _witness(terms, owners),
         "versions": _versions(),
     }
     try:
@@ -65,6 +76,21 @@ def draw_up(
         raise UsageError(
             "terms and parties that make a manifest", got=first_problem(error), do="mend it and try again"
         ) from error
+
+
+def _witness(terms: RoundTerms, owners: Sequence[Party]) -> WitnessTerms:
+    names = tuple(sorted(terms.witness.owners or (owner.name for owner in owners)))
+    if len(names) > MAX_WITNESSES:
+        raise UsageError(
+            f"at most {MAX_WITNESSES} witnesses",
+            got=str(len(names)),
+            do="name some of the owners in terms.toml, under [witness]",
+        )
+    chosen = terms.witness.faulty
+    faulty = (len(names) - 1) // 3 if chosen is None else chosen
+    return WitnessTerms(
+        owners=names, faulty=faulty, quorum=quorum_size(len(names), faulty), seconds=terms.seconds.witness
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -20,13 +20,17 @@ from patronage_protocol.entries import (
     Refunded,
     Revealed,
     Valued,
+    Witnessed,
     decode_entry,
 )
+from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.database import Database
+from patronage_protocol.ledger.notes import NoteSignature
 from patronage_protocol.ledger.schema import APPLICATION_ID
-from patronage_protocol.rounds import Round, follow
+from patronage_protocol.rounds import Phase, Round, follow
+from patronage_protocol.witnessing import has_quorum
 
-__all__ = ["entries_since", "is_driven", "last_round", "line_of"]
+__all__ = ["end_is_cosigned", "entries_since", "is_driven", "last_round", "line_of"]
 
 WORDS: dict[type[AnyEntry], str] = {
     Opened: "terms published",
@@ -37,9 +41,10 @@ WORDS: dict[type[AnyEntry], str] = {
     Revealed: "revealed its adapter",
     Evaluated: "coalitions scored on the held-out pairs",
     Valued: "shares computed",
-    Aborted: "aborted: too few adapters",
+    Witnessed: "a quorum of owners cosigned the ledger",
     Finished: "round final",
 }
+ABORTED = {"players": "aborted: too few adapters", "witnesses": "aborted: too few witnesses cosigned"}
 
 
 def entries_since(ledger: Path, number: int) -> tuple[AnyEntry, ...]:
@@ -79,6 +84,29 @@ def last_round(ledger: Path) -> Round | None:
     return rounds[-1] if rounds else None
 
 
+def end_is_cosigned(ledger: Path, state: Round) -> bool:
+    """Whether the head at the end of the last round stands under the quorum that it asks for.
+
+    Raises:
+        PatronageError: the file cannot be read.
+    """
+    if state.phase is not Phase.FINAL or not state.awaits_witnesses:
+        return state.phase is Phase.FINAL
+    database = Database(ledger, application_id=APPLICATION_ID, read_only=True)
+    size = state.tree.size
+    try:
+        with database.snapshot():
+            notes = database.query("SELECT note FROM signed_heads WHERE size = ?", (size,))
+            rows = database.query("SELECT name, keyid, signature FROM cosignatures WHERE size = ?", (size,))
+    finally:
+        database.close()
+    if not notes:
+        return False
+    signed = SignedCheckpoint.parse(notes[0][0])
+    note = signed.note.with_signatures(*(NoteSignature(*row) for row in rows))
+    return has_quorum(SignedCheckpoint(signed.checkpoint, note), state.manifest)
+
+
 def is_driven(ledger: Path) -> bool:
     """Whether some process has the ledger open for writing. Looks for an instant, and takes nothing."""
     lock = ledger.with_name(f"{ledger.name}.lock")
@@ -106,4 +134,4 @@ def line_of(entry: AnyEntry) -> str:
         return f"{entry.owner} is paid {entry.amount} minor units: {entry.reason}"
     if isinstance(entry, Refunded):
         return f"{entry.amount} minor units are refunded: {entry.reason}"
-    return WORDS[type(entry)]
+    return ABORTED[entry.reason] if isinstance(entry, Aborted) else WORDS[type(entry)]

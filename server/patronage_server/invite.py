@@ -76,7 +76,14 @@ def _next_number(home: OperatorHome, network: Network) -> int:
     with home.open_ledger(f"{network.config.name}/{network.config.consortium}") as ledger:
         if not ledger.size:
             return 1
-        state = Book(ledger, home.published).state
+        book = Book(ledger, home.published)
+        state, cosigned = book.state, book.cosigned_end
+    if state.phase is Phase.FINAL and not cosigned:
+        raise UsageError(
+            f"the end of round {state.manifest.round} cosigned by a quorum",
+            got="fewer cosignatures",
+            do="ask owners to connect, then: patronage operator round DIR --resume",
+        )
     if state.phase is not Phase.FINAL:
         raise UsageError(
             f"round {state.manifest.round} to be final",

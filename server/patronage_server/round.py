@@ -20,6 +20,7 @@ from patronage_protocol.entries import (
     Forfeited,
     Revealed,
     Valued,
+    Witnessed,
     commitments_digest,
 )
 from patronage_protocol.envelopes import Envelope
@@ -34,6 +35,7 @@ from patronage_protocol.wire import Action
 from patronage_server.book import Book
 from patronage_server.clock import Clock
 from patronage_server.correspondence import Correspondence
+from patronage_server.cosigning import STRAGGLER_SECONDS, Cosigning
 from patronage_server.home import OperatorHome
 from patronage_server.intake import judge
 from patronage_server.nodes import Answer
@@ -43,7 +45,7 @@ __all__ = ["Evaluate", "Export", "RoundDriver"]
 WAIT_SECONDS = 5.0
 RECEIPT_SECONDS = 60
 
-TOOK_PART = (Standing.ADMITTED, Standing.REJECTED, Standing.FORFEITED)
+TOOK_PART = (Standing.COMMITTED, Standing.ADMITTED, Standing.REJECTED, Standing.FORFEITED)
 
 Evaluate = Callable[[Round, Mapping[str, Tensors]], MarginEvidence]
 """Score the players' adapters on the held-out pairs."""
@@ -76,11 +78,13 @@ class RoundDriver:
         """Take the round from where it stands to its end, publish the ledger, hand out receipts.
 
         Raises:
+            UnavailableError: too few witnesses cosigned the end; nothing was published.
             PatronageError: the operator's own side failed (disk, model, ledger). What was recorded stays, and
                 running again goes on from there.
         """
         steps = {
             Phase.OPEN: self._gather,
+            Phase.CLOSED: self._witness_close,
             Phase.REVEALING: self._reveal,
             Phase.INTAKE: self._judge,
             Phase.SCORING: self._score,
@@ -90,9 +94,15 @@ class RoundDriver:
         }
         while (phase := self._state.phase) is not Phase.FINAL:
             steps[phase]()
+        self._witness_end()
         self.book.publish()
         self._hand_out_receipts()
         return self._state
+
+    @property
+    def cosigning(self) -> Cosigning:
+        """The cosignatures of the head that stands now."""
+        return Cosigning(self.book.ledger, self._manifest, self.owners, self.clock)
 
     @property
     def _state(self) -> Round:
@@ -129,12 +139,39 @@ class RoundDriver:
             with self.owners.blame(owner):
                 self.book.record(kind(time=self.clock.now(), owner=owner, statement=envelope))
 
+    def _witness_close(self) -> None:
+        """Nobody is asked to reveal before a quorum has cosigned the list of commitments."""
+        head = self.cosigning.gather(self._state.cosign_by)
+        witnesses = self.cosigning.witnesses
+        if len(witnesses) >= self._manifest.witness.quorum and self.clock.now() <= self._state.cosign_by:
+            self.book.record(Witnessed(time=self.clock.now(), checkpoint=head.encode().decode()))
+            return
+        self._sleep_past(self._state.cosign_by)
+        self.book.record(Aborted(time=self.clock.now(), reason="witnesses", count=len(witnesses)))
+
+    def _witness_end(self) -> None:
+        """The end is published once a quorum has cosigned it; later than declared, but never without."""
+        needed = self._manifest.witness.quorum if self._state.awaits_witnesses else 0
+        again = self.clock.now() + STRAGGLER_SECONDS
+        self.cosigning.gather(max(again, self._state.cosign_by) if needed else again)
+        if len(seen := self.cosigning.witnesses) < needed:
+            raise UnavailableError(
+                f"cosignatures of the final head by {needed} of the witnesses",
+                got=", ".join(seen) or "none",
+                do="run the round again when more owners are connected; nothing was published",
+            )
+
     def _reveal(self) -> None:
         deadline = self._manifest.deadlines.reveal
         closed = tuple(sorted(self._state.commitments.items()))
         waiting = self._state.owners(Standing.COMMITTED)
         for owner, answer in self.owners.ask(
-            Action.REVEAL, RevealRequest, waiting, deadline, commitments=closed
+            Action.REVEAL,
+            RevealRequest,
+            waiting,
+            deadline,
+            commitments=closed,
+            closed=self.book.closing_receipt(),
         ):
             with self.owners.blame(owner):
                 self._take_reveal(owner, answer)
@@ -181,7 +218,7 @@ class RoundDriver:
     def _score(self) -> None:
         players = self._state.players
         if len(players) < self._manifest.min_players:
-            self.book.record(Aborted(time=self.clock.now(), players=len(players)))
+            self.book.record(Aborted(time=self.clock.now(), reason="players", count=len(players)))
             return
         evidence = self.evaluate(self._state, self._adapters())
         digest = self.book.ledger.put_blob(evidence.encode())
@@ -214,11 +251,15 @@ class RoundDriver:
     def _forfeit(self, standing: Standing, deadline: int) -> None:
         """Once the deadline has passed, whoever still has that standing is out."""
         late = self._state.owners(standing)
-        while late and self.clock.now() <= deadline:
-            self.clock.sleep(deadline + 1 - self.clock.now())
+        if late:
+            self._sleep_past(deadline)
         for owner in late:
             reason = self.owners.problems.get(owner, "silent until the deadline")
             self.book.record(Forfeited(time=self.clock.now(), owner=owner, reason=reason))
+
+    def _sleep_past(self, deadline: int) -> None:
+        while (now := self.clock.now()) <= deadline:
+            self.clock.sleep(deadline + 1 - now)
 
     def _adapters(self) -> dict[str, Tensors]:
         lora, terms = self._manifest.lora, self._manifest.intake

@@ -6,10 +6,11 @@ pairs and the registered owners.
 
 from pydantic import Field
 
+from patronage_protocol.canonical import Name
 from patronage_protocol.manifest import DpoTerms, GameTerms, IntakeTerms, IntervalTerms, PayoutTerms
 from patronage_protocol.settings import Settings
 
-__all__ = ["LoraChoice", "PhaseSeconds", "RoundTerms"]
+__all__ = ["LoraChoice", "PhaseSeconds", "RoundTerms", "WitnessChoice"]
 
 
 class LoraChoice(Settings):
@@ -26,7 +27,18 @@ class PhaseSeconds(Settings):
 
     accept: int = Field(default=600, gt=0)
     commit: int = Field(default=86_400, gt=0)
+    witness: int = Field(default=600, gt=0)
     reveal: int = Field(default=3_600, gt=0)
+
+
+class WitnessChoice(Settings):
+    """Which owners cosign the ledger's heads: all if none are named. `faulty`: how many of them may lie.
+
+    By default as many may lie as the quorum can bear: fewer than a third.
+    """
+
+    owners: tuple[Name, ...] = ()
+    faulty: int | None = Field(default=None, ge=0)
 
 
 class RoundTerms(Settings):
@@ -40,3 +52,4 @@ class RoundTerms(Settings):
     payout: PayoutTerms
     min_players: int = Field(default=2, gt=0)
     seconds: PhaseSeconds = PhaseSeconds()
+    witness: WitnessChoice = WitnessChoice()

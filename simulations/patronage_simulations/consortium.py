@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from patronage_client.home import WITNESS
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import UsageError
 from patronage_protocol.files import new_folder, write_atomic
 from patronage_protocol.held_out import HeldOutSet
 from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger.witness import make_memory
 from patronage_protocol.manifest import Manifest, Party
 from patronage_protocol.pair_files import write_pairs
 from patronage_protocol.policy import BaseModel
@@ -120,6 +122,7 @@ def _found_owner(
 ) -> None:
     folder.mkdir(parents=True)
     keys[name].save(folder / "key.pem", None)
+    make_memory(folder / WITNESS)
     write_pairs(folder / "pairs.jsonl", pairs)
     settings = {
         "name": name,

@@ -1,7 +1,7 @@
 """The state machine of a round: what may follow what, who may do what, and by when."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from pydantic import ValidationError
 
 from patronage_protocol.canonical import sha256
 from patronage_protocol.entries import (
@@ -26,6 +27,7 @@ from patronage_protocol.entries import (
     Opened,
     Revealed,
     Valued,
+    Witnessed,
     commitments_digest,
     decode_entry,
 )
@@ -33,6 +35,8 @@ from patronage_protocol.envelopes import Envelope, sign_detached
 from patronage_protocol.errors import PatronageError, RemoteProtocolError, VerificationError
 from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
 from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger.checkpoints import SignedCheckpoint
+from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
 from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
 from patronage_protocol.messages import (
     Acceptance,
@@ -46,10 +50,12 @@ from patronage_protocol.messages import (
 from patronage_protocol.rounds import Phase, Round, Standing, follow
 from patronage_protocol.shares import compute_shares
 from patronage_protocol.strict import base64_text
+from patronage_protocol.witnessing import check_quorum
 
 NOW = 1_800_000_000
 Keys = Callable[[str], PrivateKey]
 Manifests = Callable[..., Manifest]
+Heads = Callable[..., SignedCheckpoint]
 
 
 def adapter_of(owner: str) -> str:
@@ -66,6 +72,7 @@ class Play:
 
     manifest: Manifest
     keys: Keys
+    cosigned_head: Callable[..., SignedCheckpoint]
     now: int = NOW
     blobs: dict[str, bytes] = field(default_factory=dict)
     rounds: tuple[Round, ...] = ()
@@ -123,6 +130,11 @@ class Play:
         made = self.state.commitments
         return self.take(Closed(time=self.now, count=len(made), commitments=commitments_digest(made)))
 
+    def witness(self, *owners: str) -> Round:
+        """The head as it stands, cosigned by these owners, or by all."""
+        note = self.cosigned_head(self.state, self.keys, *owners).encode().decode()
+        return self.take(Witnessed(time=self.now, checkpoint=note))
+
     def reveal(self, owner: str, **changes: Any) -> Round:
         fields = {"adapter": adapter_of(owner), "salt": salt_of(owner), "size": 100, "pairs": 7, **changes}
         return self.take(Revealed(time=self.now, owner=owner, statement=self.say(owner, Reveal, **fields)))
@@ -168,8 +180,8 @@ class Play:
 
 
 @pytest.fixture
-def play(manifest_of: Manifests, key_of: Keys) -> Play:
-    return Play(manifest_of("ann", "bob", "cy"), key_of)
+def play(manifest_of: Manifests, key_of: Keys, cosigned_head: Heads) -> Play:
+    return Play(manifest_of("ann", "bob", "cy"), key_of, cosigned_head)
 
 
 def revealed(play: Play) -> Play:
@@ -178,6 +190,7 @@ def revealed(play: Play) -> Play:
         for owner in ("ann", "bob", "cy"):
             step(owner)
     play.close()
+    play.witness()
     for owner in ("ann", "bob", "cy"):
         play.reveal(owner)
     return play
@@ -212,6 +225,10 @@ def test_the_next_round_may_open_only_after_the_last_is_final(
     play.value()
     play.settle()
     play.finish()
+    play.manifest = manifest_of("ann", "bob", round=2)
+    with pytest.raises(RemoteProtocolError, match="open §witnessed"):
+        play.open()
+    play.witness("ann", "cy")
     play.manifest = manifest_of("ann", "bob", round=3)
     with pytest.raises(RemoteProtocolError, match="§next"):
         play.open()
@@ -238,6 +255,7 @@ def test_a_commitment_copied_from_another_owner_cannot_be_opened(play: Play) -> 
     play.commit("bob", digest=play.commitment("ann"))
     play.commit("cy")
     play.close()
+    play.witness()
     with pytest.raises(RemoteProtocolError, match="reveal §opening"):
         play.reveal("bob", adapter=adapter_of("ann"), salt=salt_of("ann"))
 
@@ -248,6 +266,7 @@ def test_an_adapter_other_than_the_committed_one_is_refused(play: Play) -> None:
         play.accept(owner)
         play.commit(owner)
     play.close()
+    play.witness()
     with pytest.raises(RemoteProtocolError, match="reveal §opening"):
         play.reveal("ann", adapter=adapter_of("bob"))
     with pytest.raises(RemoteProtocolError, match="reveal §size"):
@@ -311,6 +330,7 @@ def test_late_statements_are_refused(play: Play) -> None:
         play.commit("bob")
     play.forfeit("bob")
     play.close()
+    play.witness()
     play.now = NOW + 301
     with pytest.raises(RemoteProtocolError, match="reveal §deadline"):
         play.reveal("ann")
@@ -359,6 +379,114 @@ def test_time_does_not_run_backwards(play: Play) -> None:
     play.now = NOW - 1
     with pytest.raises(RemoteProtocolError, match="accept §clock"):
         play.accept("ann")
+
+
+def closed(play: Play) -> Play:
+    play.open()
+    for owner in ("ann", "bob", "cy"):
+        play.accept(owner)
+        play.commit(owner)
+    play.close()
+    return play
+
+
+def test_nobody_may_reveal_before_a_quorum_has_cosigned_the_close(play: Play) -> None:
+    closed(play)
+    with pytest.raises(RemoteProtocolError, match="reveal §phase"):
+        play.reveal("ann")
+    with pytest.raises(RemoteProtocolError, match="witness §quorum"):
+        play.witness("bob")
+    assert play.witness("ann", "cy").phase is Phase.REVEALING
+    with pytest.raises(RemoteProtocolError, match="witness §phase"):
+        play.witness()
+
+
+def test_cosignatures_of_another_head_do_not_stand_behind_the_close(play: Play) -> None:
+    play.open()
+    for owner in ("ann", "bob", "cy"):
+        play.accept(owner)
+        play.commit(owner)
+    earlier = play.cosigned_head(play.state, play.keys).encode().decode()
+    play.close()
+    with pytest.raises(RemoteProtocolError, match="witness §head"):
+        play.take(Witnessed(time=NOW, checkpoint=earlier))
+
+
+def test_a_cosignature_by_a_stolen_name_or_a_stranger_does_not_count(play: Play) -> None:
+    closed(play)
+    honest = play.cosigned_head(play.state, play.keys, "ann")
+    head, note = honest.checkpoint, honest.note
+    forged = Ed25519Cosigner("orchard/bob", play.keys("mallory")).cosign(head, NOW)
+    with pytest.raises(RemoteProtocolError, match="witness §quorum"):
+        play.take(Witnessed(time=NOW, checkpoint=note.with_signatures(forged).encode().decode()))
+    relabelled = replace(
+        play.cosigned_head(play.state, play.keys, "bob").note.signatures[1], name="orchard/cy"
+    )
+    with pytest.raises(RemoteProtocolError, match="witness §quorum"):
+        play.take(Witnessed(time=NOW, checkpoint=note.with_signatures(relabelled).encode().decode()))
+    all_of_them = play.cosigned_head(play.state, play.keys).note.with_signatures(forged)
+    with pytest.raises(RemoteProtocolError, match="witness §lines"):
+        play.take(Witnessed(time=NOW, checkpoint=all_of_them.encode().decode()))
+
+
+def test_a_round_without_a_quorum_at_close_is_aborted_after_the_deadline_and_refunded(play: Play) -> None:
+    closed(play)
+    aborted = {"reason": "witnesses", "count": 1}
+    with pytest.raises(RemoteProtocolError, match="abort §deadline"):
+        play.take(Aborted.model_validate({"time": NOW + 50, **aborted}))
+    with pytest.raises(RemoteProtocolError, match="abort §witnesses"):
+        play.take(Aborted(time=NOW + 51, reason="witnesses", count=2))
+    with pytest.raises(RemoteProtocolError, match="abort §reason"):
+        play.take(Aborted(time=NOW + 51, reason="players", count=0))
+    play.now = NOW + 51
+    with pytest.raises(RemoteProtocolError, match="witness §deadline"):
+        play.witness()
+    assert play.take(Aborted.model_validate({"time": NOW + 51, **aborted})).phase is Phase.PAYING
+    play.settle()
+    final = play.finish()
+    assert final.settlement is not None
+    assert (final.settlement.refund, final.settlement.refund_reason) == (100_000, "aborted")
+    assert not final.awaits_witnesses, "the next round may open without them"
+    with pytest.raises(RemoteProtocolError, match="witness §standing"):
+        play.witness()
+
+
+def test_the_end_of_a_round_is_cosigned_once(play: Play) -> None:
+    closed(play)
+    play.witness()
+    for owner in ("ann", "bob", "cy"):
+        play.reveal(owner)
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    play.evaluate()
+    play.value()
+    play.settle()
+    play.finish()
+    with pytest.raises(RemoteProtocolError, match="witness §quorum"):
+        play.witness("ann")
+    play.witness()
+    with pytest.raises(RemoteProtocolError, match="witness §standing"):
+        play.witness()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"quorum": 2}, "not more than half"),
+        ({"quorum": 5}, "not more than half"),
+        ({"faulty": 2}, "cannot make a quorum"),
+        ({"owners": ("ann", "bob", "cy", "zed")}, "zed is no owner"),
+        ({"owners": ("bob", "ann", "cy", "dan")}, "sorted"),
+        ({"seconds": 101}, "seconds"),
+    ],
+)
+def test_witness_terms_that_make_no_quorum_are_no_terms(
+    manifest_of: Manifests, changes: dict[str, Any], problem: str
+) -> None:
+    terms = {"owners": ("ann", "bob", "cy", "dan"), "faulty": 1, "quorum": 3, "seconds": 50}
+    manifest_of("ann", "bob", "cy", "dan", witness=terms)
+    with pytest.raises(ValidationError, match=problem):
+        manifest_of("ann", "bob", "cy", "dan", witness={**terms, **changes})
 
 
 def test_intake_cannot_admit_what_the_terms_exclude(play: Play) -> None:
@@ -419,16 +547,16 @@ def test_shares_of_other_margins_are_refused(play: Play) -> None:
 
 
 def test_a_round_below_its_declared_minimum_is_aborted_and_refunded(
-    manifest_of: Manifests, key_of: Keys
+    manifest_of: Manifests, key_of: Keys, cosigned_head: Heads
 ) -> None:
-    play = Play(manifest_of("ann", "bob", "cy", min_players=4), key_of)
+    play = Play(manifest_of("ann", "bob", "cy", min_players=4), key_of, cosigned_head)
     revealed(play)
     play.judge("ann")
     play.judge("bob")
     play.judge("cy", reason="NaN")
     with pytest.raises(RemoteProtocolError, match="evaluate §players"):
         play.evaluate()
-    play.take(Aborted(time=NOW, players=2))
+    play.take(Aborted(time=NOW, reason="players", count=2))
     play.settle()
     final = play.finish()
     assert final.settlement is not None
@@ -441,7 +569,7 @@ def test_a_round_with_enough_players_cannot_be_aborted(play: Play) -> None:
     for owner in ("ann", "bob", "cy"):
         play.judge(owner)
     with pytest.raises(RemoteProtocolError, match="abort §players"):
-        play.take(Aborted(time=NOW, players=3))
+        play.take(Aborted(time=NOW, reason="players", count=3))
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -450,10 +578,11 @@ class AnyOrder(RuleBasedStateMachine):
     owners = st.sampled_from(["ann", "bob", "cy"])
     manifests: Manifests
     keys: Keys
+    heads: Heads
 
     @initialize()
     def begin(self) -> None:
-        self.play = Play(self.manifests("ann", "bob", "cy", min_players=2), self.keys)
+        self.play = Play(self.manifests("ann", "bob", "cy", min_players=2), self.keys, self.heads)
         self.play.open()
 
     def attempt(self, step: Callable[[], Round]) -> None:
@@ -471,6 +600,15 @@ class AnyOrder(RuleBasedStateMachine):
     def intake_rejects(self, owner: str) -> None:
         self.attempt(lambda: self.play.judge(owner, reason="norm"))
 
+    @rule(witnesses=st.sets(owners))
+    def witnesses_cosign(self, witnesses: set[str]) -> None:
+        self.attempt(lambda: self.play.witness(*sorted(witnesses)))
+
+    @rule(count=st.integers(0, 3))
+    def the_operator_gives_up_waiting_for_witnesses(self, count: int) -> None:
+        entry = Aborted(time=self.play.now, reason="witnesses", count=count)
+        self.attempt(lambda: self.play.take(entry))
+
     @rule(step=st.sampled_from(["close", "settle", "finish"]))
     def the_operator_acts(self, step: str) -> None:
         self.attempt(getattr(self.play, step))
@@ -479,9 +617,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def the_operator_values(self) -> None:
         if len(self.play.state.players) < 2:
-            self.attempt(
-                lambda: self.play.take(Aborted(time=self.play.now, players=len(self.play.state.players)))
-            )
+            players = len(self.play.state.players)
+            aborted = Aborted(time=self.play.now, reason="players", count=players)
+            self.attempt(lambda: self.play.take(aborted))
         else:
             self.attempt(self.play.evaluate)
             self.attempt(self.play.value)
@@ -498,9 +636,16 @@ class AnyOrder(RuleBasedStateMachine):
             assert state.commitments[owner] == self.play.commitment(owner)
 
     @invariant()
+    def nobody_opens_without_a_quorum_behind_the_close(self) -> None:
+        state = self.play.state
+        if state.reveals:
+            assert len(check_quorum(state.witnessed[0], state.manifest)) >= 2
+            assert state.aborted != "witnesses"
+
+    @invariant()
     def nobody_opens_before_the_close(self) -> None:
         state = self.play.state
-        if state.phase is Phase.OPEN:
+        if state.phase in (Phase.OPEN, Phase.CLOSED):
             assert not state.reveals
         if state.phase is Phase.SCORING:
             assert not state.owners(
@@ -516,13 +661,14 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 def test_no_order_of_entries_leads_to_a_round_that_makes_no_sense(
-    manifest_of: Manifests, key_of: Keys
+    manifest_of: Manifests, key_of: Keys, cosigned_head: Heads
 ) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     class Machine(AnyOrder):
         manifests = staticmethod(manifest_of)
         keys = staticmethod(key_of)
+        heads = staticmethod(cosigned_head)
 
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)

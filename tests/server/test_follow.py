@@ -8,7 +8,10 @@ from patronage_protocol.ledger.store import Ledger
 from patronage_server.follow import entries_since, is_driven, last_round, line_of
 
 KEY = PrivateKey.from_seed(bytes(32))
-ENTRIES = [Aborted(time=1, players=0), Forfeited(time=2, owner="ann", reason="silent until the deadline")]
+ENTRIES = [
+    Aborted(time=1, reason="players", count=0),
+    Forfeited(time=2, owner="ann", reason="silent until the deadline"),
+]
 
 
 def test_entries_are_read_while_the_ledger_is_open(tmp_path: Path) -> None:

@@ -7,23 +7,36 @@ import re
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from patronage_client.owner import Owner
 from patronage_protocol.adapters import encode
 from patronage_protocol.canonical import sha256
 from patronage_protocol.entries import AnyEntry, decode_entry
-from patronage_protocol.errors import PatronageError, UnavailableError, UsageError, VerificationError
+from patronage_protocol.envelopes import Envelope
+from patronage_protocol.errors import (
+    LocalProtocolError,
+    PatronageError,
+    RemoteProtocolError,
+    UnavailableError,
+    UsageError,
+    VerificationError,
+)
 from patronage_protocol.keys import PrivateKey, PublicKey
-from patronage_protocol.ledger.notes import VerifierKey
+from patronage_protocol.ledger.checkpoints import SignedCheckpoint
+from patronage_protocol.ledger.notes import Note, VerifierKey
 from patronage_protocol.ledger.published import read_published
 from patronage_protocol.ledger.receipts import Receipt
 from patronage_protocol.policy import shared_base_model
 from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.verify import verify_ledger
+from patronage_protocol.witnessing import check_quorum
+from patronage_server.book import Book
 from patronage_simulations import consortium as consortium_module
 from patronage_simulations.consortium import Consortium, Plan, found
 from patronage_simulations.engines import run_local
@@ -43,9 +56,17 @@ def run(consortium: Consortium) -> Round:
 
 
 def entries(consortium: Consortium) -> list[dict[str, Any]]:
-    """The published entries without their times."""
+    """The published entries without their times; of a cosigned head its size and who signed it."""
     ledger = read_published(consortium.ledger)
-    return [{**json.loads(entry), "time": 0} for entry in ledger.entries]
+    return [_without_times(json.loads(entry)) for entry in ledger.entries]
+
+
+def _without_times(entry: dict[str, Any]) -> dict[str, Any]:
+    if entry["kind"] == "witness":
+        signed = SignedCheckpoint.parse(entry["checkpoint"].encode())
+        lines = [line.name for line in signed.note.signatures]
+        entry = {**entry, "checkpoint": [signed.checkpoint.size, *lines]}
+    return {**entry, "time": 0}
 
 
 def test_an_honest_round_ends_in_a_ledger_that_verifies_and_receipts_that_stand_alone(
@@ -202,6 +223,126 @@ def test_an_operator_that_is_interrupted_after_any_entry_goes_on_to_the_same_led
             run_local(consortium, until)
         run(consortium)
         assert entries(consortium) == expected, f"interrupted after {seen[-1].kind}"
+
+
+@pytest.mark.parametrize("last", range(6))
+def test_an_operator_that_is_interrupted_among_cosignatures_goes_on_to_the_same_ledger(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    """The witness has remembered and signed; its answer is lost with the operator."""
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    cosign, calls = Owner.cosign, iter(range(10_000))
+
+    def interrupted(owner: Owner, request: Envelope) -> Envelope:
+        answer = cosign(owner, request)
+        if next(calls) == last:
+            raise Interrupted
+        return answer
+
+    monkeypatch.setattr(Owner, "cosign", interrupted)
+    with pytest.raises(Interrupted):
+        run_local(consortium, silent)
+    final = run(consortium)
+    assert final.phase is Phase.FINAL
+    assert [check_quorum(head, final.manifest) for head in final.witnessed] == [("ann", "bob", "cy")]
+    assert check_quorum(read_published(consortium.ledger).signed, final.manifest) == ("ann", "bob", "cy")
+
+
+def forget(consortium: Consortium, *owners: str) -> None:
+    """Take the memory of these witnesses away, without which they cosign nothing."""
+    for owner in owners:
+        memory = consortium.folder / "owners" / owner / "witness.sqlite"
+        memory.rename(memory.with_name("kept.sqlite"))
+
+
+def test_a_witness_that_lost_its_memory_does_not_stop_a_quorum_of_the_others(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    forget(consortium, "ann")
+    final = run(consortium)
+    assert final.players == ("ann", "bob", "cy")
+    assert check_quorum(final.witnessed[0], final.manifest) == ("bob", "cy")
+    assert check_quorum(read_published(consortium.ledger).signed, final.manifest) == ("bob", "cy")
+
+
+def test_a_close_without_a_quorum_aborts_the_round_before_anybody_reveals(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    forget(consortium, "ann", "bob")
+    final = run(consortium)
+    assert final.aborted == "witnesses"
+    assert final.reveals == {}
+    assert not (consortium.operator / "adapters").exists()
+    assert final.settlement is not None
+    assert final.settlement.refund == final.manifest.payout.budget
+    assert {payment.amount for payment in final.settlement.payments} == {0}
+    said = {check.phase: check.what for check in verify_ledger(consortium.ledger).checks}
+    assert "aborted for want of witnesses" in said["final"]
+
+
+def test_no_owner_reveals_to_an_operator_that_shows_no_quorum(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    honest = Book.closing_receipt
+
+    def without_witnesses(book: Book) -> str:
+        receipt = Receipt.parse(honest(book).encode())
+        note = Note(receipt.signed.note.text, receipt.signed.note.signatures[:2])
+        signed = SignedCheckpoint(receipt.signed.checkpoint, note)
+        return replace(receipt, signed=signed).encode().decode()
+
+    monkeypatch.setattr(Book, "closing_receipt", without_witnesses)
+    final = run(consortium)
+    assert final.reveals == {}
+    assert final.aborted == "players"
+    reasons = [entry["reason"] for entry in entries(consortium) if entry["kind"] == "forfeit"]
+    assert all("witness §quorum" in reason for reason in reasons)
+    assert len(reasons) == 3
+
+
+def test_an_end_without_a_quorum_is_published_once_enough_witnesses_are_back(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+
+    def after_the_close(entry: AnyEntry, _state: Round) -> None:
+        if entry.kind == "evaluate":
+            forget(consortium, "ann", "bob")
+
+    with pytest.raises(UnavailableError, match="nothing was published"):
+        run_local(consortium, after_the_close)
+    assert not (consortium.ledger / "checkpoint").exists()
+    memory = consortium.folder / "owners" / "ann" / "witness.sqlite"
+    memory.with_name("kept.sqlite").rename(memory)
+    final = run(consortium)
+    assert check_quorum(read_published(consortium.ledger).signed, final.manifest) == ("ann", "cy")
+
+
+def test_a_final_head_without_its_quorum_does_not_verify(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    run(consortium)
+    signed = read_published(consortium.ledger).signed
+    for kept in (1, 2):
+        note = Note(signed.note.text, signed.note.signatures[:kept])
+        (consortium.ledger / "checkpoint").write_bytes(note.encode())
+        with pytest.raises(RemoteProtocolError, match="witness §quorum"):
+            verify_ledger(consortium.ledger)
+
+
+def test_an_operator_whose_store_is_older_than_what_a_witness_saw_stops(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    store = consortium.operator / "ledger.sqlite"
+
+    def back_up(entry: AnyEntry, _state: Round) -> None:
+        if entry.kind == "commit":
+            for path in consortium.operator.glob("ledger.sqlite*"):
+                shutil.copy(path, path.with_name(path.name.replace("ledger", "backup")))
+
+    run_local(consortium, back_up)
+    for path in consortium.operator.glob("backup.sqlite*"):
+        shutil.copy(path, path.with_name(path.name.replace("backup", "ledger")))
+    shutil.rmtree(consortium.ledger)
+    assert store.exists()
+    with pytest.raises(LocalProtocolError, match="old backup"):
+        run_local(consortium, silent)
+    assert not consortium.ledger.exists()
 
 
 @pytest.mark.parametrize("write", range(0, 24, 3))

@@ -256,6 +256,13 @@ class Ledger:
                 "INSERT INTO cosignatures VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", *rows
             )
 
+    def last_cosigned(self, name: str, keyid: bytes) -> int:
+        """The size of the largest head of which a cosignature by this key is stored, or 0."""
+        row = self._database.one(
+            "SELECT max(size) FROM cosignatures WHERE name = ? AND keyid = ?", (name, keyid)
+        )
+        return int(row[0]) if row and row[0] is not None else 0
+
     def put_blob(self, data: bytes) -> str:
         """Store `data` under its SHA-256, which is returned; storing it twice is storing it once.
 

@@ -36,7 +36,9 @@ __all__ = [
     "Witness",
     "accept_cosignatures",
     "judge",
+    "make_memory",
     "request_cosignature",
+    "store_cosignatures",
 ]
 
 APPLICATION_ID = 0x50415457  # "PATW"
@@ -149,6 +151,16 @@ def judge(seen: Seen | None, request: AddCheckpoint, logs: Sequence[VerifierKey]
         )
 
 
+def make_memory(path: Path) -> None:
+    """Make the memory of a new witness at `path`, before it has a log to serve.
+
+    Raises:
+        UsageError: there is something at `path`.
+        UnavailableError: it cannot be written.
+    """
+    Database.create(path, application_id=APPLICATION_ID, schema=_SCHEMA, rows={}).close()
+
+
 class Witness:
     """A cosigner with a memory. Use it as a context manager, or call `close`."""
 
@@ -169,9 +181,8 @@ class Witness:
             UsageError: there is something at `path`.
             UnavailableError: it cannot be written.
         """
-        return cls(
-            Database.create(path, application_id=APPLICATION_ID, schema=_SCHEMA, rows={}), cosigner, logs
-        )
+        make_memory(path)
+        return cls.open(path, cosigner, logs)
 
     @classmethod
     def open(cls, path: Path, cosigner: Cosigner, logs: Sequence[VerifierKey]) -> Self:
@@ -201,6 +212,13 @@ class Witness:
             "SELECT size, root, time FROM seen WHERE origin = ? ORDER BY number DESC LIMIT 1", (origin,)
         )
         return None if row is None else Seen(Checkpoint(origin, row[0], row[1]), row[2])
+
+    def last_note(self, origin: str) -> bytes:
+        """The last head cosigned for a log, as the log signed it; empty where there is none."""
+        row = self._database.one(
+            "SELECT note FROM seen WHERE origin = ? ORDER BY number DESC LIMIT 1", (origin,)
+        )
+        return b"" if row is None else bytes(row[0])
 
     def cosign(self, request: AddCheckpoint, *, time: int) -> NoteSignature:
         """Judge, remember, and only then sign.
@@ -250,6 +268,22 @@ def accept_cosignatures(
         VerificationError: a line is by no witness of the policy or does not verify, nothing was stored; or
             there is no quorum yet, and the good lines were stored.
     """
+    signed = store_cosignatures(ledger, request, lines, policy)
+    policy.check(signed)
+    return signed
+
+
+def store_cosignatures(
+    ledger: Ledger, request: AddCheckpoint, lines: Sequence[NoteSignature], policy: TrustPolicy
+) -> SignedCheckpoint:
+    """Check what witnesses answered to `request` and store it, quorum or not.
+
+    Returns:
+        The checkpoint of the request with these lines.
+
+    Raises:
+        VerificationError: a line is by no witness of the policy or does not verify; nothing was stored.
+    """
     head = request.signed.checkpoint
     signed = SignedCheckpoint(head, request.signed.note.with_signatures(*lines))
     known = {(key.name, key.keyid) for key in policy.witnesses.values() if cosignature_time(signed, key)}
@@ -261,5 +295,4 @@ def accept_cosignatures(
             do="drop it, or add its vkey to the policy",
         )
     ledger.add_cosignatures(head.size, lines)
-    policy.check(signed)
     return signed

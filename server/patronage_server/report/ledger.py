@@ -19,6 +19,7 @@ from patronage_protocol.entries import (
     Refunded,
     Revealed,
     Valued,
+    Witnessed,
 )
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.verify import NOT_KNOWN
@@ -38,6 +39,7 @@ STEPS: tuple[tuple[str, tuple[type[Entry], ...], str | None], ...] = (
     ("Decline", (Declined,), None),
     ("Commit", (Committed,), "commit"),
     ("Close", (Closed,), None),
+    ("Witness", (Witnessed,), None),
     ("Reveal", (Revealed,), "reveal"),
     ("Forfeit", (Forfeited,), None),
     ("Intake", (Judged,), None),

@@ -28,6 +28,7 @@ __all__ = [
 
 UNFINISHED = {
     Phase.OPEN: "owners may still accept, decline and commit",
+    Phase.CLOSED: "the list of commitments awaits the cosignatures of the witnesses",
     Phase.REVEALING: "owners that committed are opening their commitments",
     Phase.INTAKE: "adapters are being checked",
     Phase.SCORING: "the adapters are in, their evaluation is not",
@@ -221,6 +222,11 @@ def _refund(report: Report) -> tuple[str, str]:
     settlement, manifest = report.state.settlement, report.manifest
     assert settlement is not None, "the caller has looked"
     players, least = len(report.state.players), manifest.min_players
+    if report.state.aborted == "witnesses":
+        return (
+            "too few witnesses cosigned",
+            f"The terms ask for {manifest.witness.quorum} of {len(manifest.witness.owners)} of them.",
+        )
     reasons = {
         "aborted": (
             "too few adapters were admitted",

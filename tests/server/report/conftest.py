@@ -25,12 +25,14 @@ from patronage_protocol.entries import (
     Opened,
     Revealed,
     Valued,
+    Witnessed,
     commitments_digest,
 )
 from patronage_protocol.envelopes import sign_detached
 from patronage_protocol.evaluations import Evidence
 from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
 from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.publish import publish
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import (
@@ -102,9 +104,11 @@ class Play:
         scenario: Scenario,
         manifest: Manifest,
         keys: Callable[[str], PrivateKey],
+        cosigned_head: Callable[..., SignedCheckpoint],
         history: tuple[Round, ...] = (),
     ) -> None:
         self.scenario, self.manifest, self.keys = scenario, manifest, keys
+        self.cosigned_head = cosigned_head
         self.now = manifest.deadlines.accept - ACCEPT_WITHIN
         self.blobs: dict[str, bytes] = {}
         self.entries: list[AnyEntry] = []
@@ -120,6 +124,7 @@ class Play:
         self._open()
         steps = (
             self._gather,
+            self._witness,
             self._reveal,
             self._judge,
             self._evaluate,
@@ -132,6 +137,10 @@ class Play:
                 return
             if self.state.phase is phase:
                 step()
+
+    def end(self) -> None:
+        """Record the cosigned end, as the next round does when it opens."""
+        self._witness()
 
     def _take(self, entry: AnyEntry) -> None:
         self.rounds = follow(self.rounds, entry, self.blobs.__getitem__)
@@ -196,6 +205,10 @@ class Play:
         made = self.state.commitments
         self._take(Closed(time=self._after(2), count=len(made), commitments=commitments_digest(made)))
 
+    def _witness(self) -> None:
+        note = self.cosigned_head(self.state, self.keys).encode().decode()
+        self._take(Witnessed(time=self._after(1), checkpoint=note))
+
     def _reveal(self) -> None:
         for place, owner in enumerate(self.state.owners(Standing.COMMITTED)):
             self._after(1 + place % 2)
@@ -235,7 +248,7 @@ class Play:
     def _evaluate(self) -> None:
         players = self.state.players
         if len(players) < self.manifest.min_players:
-            self._take(Aborted(time=self._after(3), players=len(players)))
+            self._take(Aborted(time=self._after(3), reason="players", count=len(players)))
             return
         if isinstance(self.manifest.game, RewardGameTerms):
             self.evidence = self._pools(self.manifest.game)
@@ -358,12 +371,15 @@ def scenarios() -> Mapping[str, Scenario]:
 
 @pytest.fixture
 def ledger_of(
-    tmp_path: Path, manifest_of: Callable[..., Manifest], key_of: Callable[[str], PrivateKey]
+    tmp_path: Path,
+    manifest_of: Callable[..., Manifest],
+    key_of: Callable[[str], PrivateKey],
+    cosigned_head: Callable[..., SignedCheckpoint],
 ) -> Callable[..., Path]:
     """Plays rounds, one after the other, and publishes them to a folder `ledger`."""
 
     def make(*rounds: Scenario) -> Path:
-        return publish_rounds(rounds, tmp_path / "run", manifest_of, key_of)
+        return publish_rounds(rounds, tmp_path / "run", manifest_of, key_of, cosigned_head)
 
     return make
 
@@ -373,6 +389,7 @@ def publish_rounds(
     folder: Path,
     manifest_of: Callable[..., Manifest],
     key_of: Callable[[str], PrivateKey],
+    cosigned_head: Callable[..., SignedCheckpoint],
 ) -> Path:
     plays: list[Play] = []
     for number, scenario in enumerate(scenarios):
@@ -385,7 +402,9 @@ def publish_rounds(
             **scenario.changes,
         }
         manifest = manifest_of(*scenario.owners, **fields)
-        plays.append(Play(scenario, manifest, key_of, plays[-1].rounds if plays else ()))
+        if plays:
+            plays[-1].end()
+        plays.append(Play(scenario, manifest, key_of, cosigned_head, plays[-1].rounds if plays else ()))
         plays[-1].play()
     folder.mkdir(parents=True)
     with Ledger.create(folder / "ledger.sqlite", plays[0].manifest.origin, key_of("operator")) as ledger:
@@ -393,5 +412,7 @@ def publish_rounds(
             for data in play.blobs.values():
                 ledger.put_blob(data)
             ledger.append([entry.encode() for entry in play.entries])
+        head = ledger.checkpoint.checkpoint
+        ledger.add_cosignatures(head.size, cosigned_head(plays[-1].state, key_of).note.signatures[1:])
         publish(ledger, folder / "ledger")
     return folder / "ledger"

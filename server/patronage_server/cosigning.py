@@ -1,0 +1,145 @@
+"""Asking owners to cosign the ledger's head, as witnesses that compare it with the last head they saw.
+
+A witness that has answered is asked no more: what it signed is in the store, and stays there through a
+restart. One that saw another size last says so with that head, and is asked once more from there.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from patronage_protocol.errors import LocalProtocolError, RemoteProtocolError
+from patronage_protocol.ledger.checkpoints import SignedCheckpoint
+from patronage_protocol.ledger.cosignatures import cosignature_time
+from patronage_protocol.ledger.notes import parse_signatures
+from patronage_protocol.ledger.store import Ledger
+from patronage_protocol.ledger.witness import request_cosignature, store_cosignatures
+from patronage_protocol.manifest import Manifest
+from patronage_protocol.messages import Cosignature, CosignatureRequest
+from patronage_protocol.wire import Action
+from patronage_protocol.witnessing import in_order, witness_key, witness_policy
+from patronage_server.clock import Clock
+from patronage_server.correspondence import Correspondence
+
+__all__ = ["STRAGGLER_SECONDS", "Cosigning"]
+
+STRAGGLER_SECONDS = 60
+"""A round that has its quorum waits so long for the other witnesses."""
+
+
+@dataclass(frozen=True)
+class Cosigning:
+    """The cosignatures of the head that the ledger has now.
+
+    Attributes:
+        ledger: the operator's store.
+        manifest: whose witnesses are asked.
+        owners: the conversation with them.
+        clock: the operator's time.
+    """
+
+    ledger: Ledger
+    manifest: Manifest
+    owners: Correspondence
+    clock: Clock
+
+    @property
+    def head(self) -> SignedCheckpoint:
+        """The head as the operator and its witnesses have signed it so far."""
+        return in_order(self.ledger.checkpoint, self.manifest)
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        """The owners that have cosigned it, in the manifest's order."""
+        head = self.head
+        return tuple(
+            owner
+            for owner in self.manifest.witness.owners
+            if cosignature_time(head, witness_key(self.manifest, owner)) is not None
+        )
+
+    def gather(self, deadline: int) -> SignedCheckpoint:
+        """Ask the witnesses that have not cosigned, until all have, or a quorum has and the others are late.
+
+        Args:
+            deadline: Unix seconds; after it nobody is waited for.
+
+        Returns:
+            The head with what came, be it a quorum or not.
+
+        Raises:
+            LocalProtocolError: a witness holds a head of ours that this store does not continue.
+            UnavailableError: the store failed.
+        """
+        patience = self.clock.now() + STRAGGLER_SECONDS
+        self._ask(self._missing(), min(deadline, patience), enough=len(self.manifest.witness.owners))
+        self._ask(self._missing(), deadline, enough=self.manifest.witness.quorum)
+        return self.head
+
+    def _missing(self) -> list[str]:
+        cosigned = self.witnesses
+        return [owner for owner in self.manifest.witness.owners if owner not in cosigned]
+
+    def _ask(self, waiting: Iterable[str], deadline: int, *, enough: int) -> None:
+        """Ask until `enough` witnesses have cosigned, all have answered, or the deadline has passed."""
+        sizes = {owner: self._last_size(owner) for owner in waiting}
+        corrected: set[str] = set()
+        while sizes and len(self.witnesses) < enough and self.clock.now() <= deadline:
+            sizes = {
+                owner: size
+                for owner, size in self._once(sizes, deadline, enough).items()
+                if owner not in corrected
+            }
+            corrected |= sizes.keys()
+
+    def _once(self, sizes: Mapping[str, int], deadline: int, enough: int) -> dict[str, int]:
+        """Ask each witness once from the size given; returns those that saw another size last, with it."""
+        again: dict[str, int] = {}
+
+        def own(owner: str) -> dict[str, object]:
+            return {"request": request_cosignature(self.ledger, sizes[owner]).encode().decode()}
+
+        for owner, answer in self.owners.ask(Action.COSIGN, CosignatureRequest, sizes, deadline, own=own):
+            with self.owners.blame(owner):
+                size = self._take(owner, self.owners.read(owner, answer, Cosignature), sizes[owner])
+                if size is not None:
+                    again[owner] = size
+            if len(self.witnesses) >= enough:
+                break
+        return again
+
+    def _last_size(self, owner: str) -> int:
+        key = witness_key(self.manifest, owner)
+        return self.ledger.last_cosigned(key.name, key.keyid)
+
+    def _take(self, owner: str, answer: Cosignature, asked_from: int) -> int | None:
+        """Store a cosignature; or the size from which the witness has to be asked."""
+        if answer.line:
+            request = request_cosignature(self.ledger, asked_from)
+            lines = parse_signatures(answer.line)
+            key = witness_key(self.manifest, owner)
+            if [(line.name, line.keyid) for line in lines] != [(key.name, key.keyid)]:
+                raise RemoteProtocolError(
+                    f"the cosignature of {key.name} alone",
+                    got=", ".join(line.name for line in lines),
+                    do="it is not used",
+                    where="witness §lines",
+                )
+            store_cosignatures(self.ledger, request, lines, witness_policy(self.manifest))
+            return None
+        return self._seen_size(owner, answer.seen)
+
+    def _seen_size(self, owner: str, note: str) -> int:
+        """The size of the head that a witness saw last, which must be one of ours."""
+        if not note:
+            return 0
+        seen = SignedCheckpoint.parse(note.encode())
+        self.ledger.verify_own(seen)
+        head = seen.checkpoint
+        if head.size > self.ledger.size or head.root != self.ledger.root_at(head.size):
+            raise LocalProtocolError(
+                f"a store that continues the signed head of {head.size} entries that {owner} has seen",
+                got=f"{self.ledger.size} entries that do not",
+                do="stop: this store is an old backup; restore the missing entries from the published files",
+                where="witness §head",
+            )
+        return head.size
