@@ -5,11 +5,11 @@ machines may differ in the last bits of an exponential, so a verifier allows `TO
 follows is exact.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from patronage_protocol.canonical import BigInt, Canonical, Digest, Name
 from patronage_protocol.errors import VerificationError
@@ -91,6 +91,17 @@ class Shares(Canonical):
     grand: BigInt
     gap: BigInt
     pool: PoolShares | None = None
+
+    @model_validator(mode="after")
+    def _one_number_a_player(self) -> Self:
+        lists = {name: getattr(self, name) for name in ("shares", "lower", "upper", "detectable")}
+        for objective in self.pool.objectives if self.pool else ():
+            rows = {name: getattr(objective, name) for name in ("shares", "lower", "upper")}
+            lists |= {f"{name} of {objective.name}": row for name, row in rows.items()}
+        for name, numbers in lists.items():
+            if len(numbers) != len(self.players):
+                raise ValueError(f"{len(numbers)} numbers in {name} for {len(self.players)} players")
+        return self
 
     @property
     def smallest_detectable(self) -> int:

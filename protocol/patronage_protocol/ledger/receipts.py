@@ -13,7 +13,7 @@ The extra line is not authenticated by the format. Here it is the entry, and so 
 from dataclasses import dataclass
 from typing import Self
 
-from patronage_protocol.errors import FormatError, UsageError
+from patronage_protocol.errors import FormatError, UsageError, VerificationError
 from patronage_protocol.ledger import merkle
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.notes import MAX_NOTE_BYTES, VerifierKey
@@ -90,8 +90,13 @@ class Receipt:
 
         Raises:
             UsageError: the entry is neither given nor in the receipt.
-            VerificationError: the checkpoint is not signed as `trust` asks, or the entry is not in its tree.
+            VerificationError: the checkpoint is not signed as `trust` asks, or the entry is not in its tree
+                or not the one in the receipt.
         """
+        if entry is not None and self.extra not in {None, entry}:
+            raise VerificationError(
+                "the entry that the receipt carries", got="another", do="do not trust it", where="receipt"
+            )
         entry = self.extra if entry is None else entry
         if entry is None:
             raise UsageError("the entry, or a receipt that carries it", got="neither", do="give the entry")

@@ -10,7 +10,7 @@ from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
 from patronage_protocol.ledger.notes import Note
-from patronage_protocol.ledger.receipts import Receipt, make_receipt
+from patronage_protocol.ledger.receipts import MAX_RECEIPT_BYTES, Receipt, make_receipt
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.ledger.trust import flat_policy
 from patronage_protocol.strict import base64_text
@@ -37,6 +37,16 @@ def test_a_receipt_stands_alone(ledger: Ledger) -> None:
         assert Receipt.parse(data).encode() == data
         assert Receipt.parse(data).verify(policy) == f"payout {index}".encode()
         assert Receipt.parse(data).verify(ledger.verifier, f"payout {index}".encode())
+
+
+def test_the_only_entry_of_a_ledger_has_a_receipt_without_a_hash(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "one.sqlite", "log.example", KEY) as made:
+        made.append([b"alone"])
+        receipt = make_receipt(made, 0)
+    assert receipt.proof == ()
+    for extra in (b"alone", None):
+        short = Receipt(0, (), receipt.signed, extra)
+        assert Receipt.parse(short.encode()).verify(made.verifier, b"alone") == b"alone"
 
 
 def test_a_receipt_has_the_form_of_the_specification(ledger: Ledger) -> None:
@@ -72,6 +82,33 @@ def test_a_receipt_without_the_entry_asks_for_it(ledger: Ledger) -> None:
         full.verify(ledger.verifier, b"payout 1")
 
 
+def test_a_receipt_that_carries_another_entry_than_the_one_asked_about_is_refused(ledger: Ledger) -> None:
+    """What a careless reader prints is the entry in the file, so it must be the one that is in the tree."""
+    full = make_receipt(ledger, 0)
+    lying = Receipt(full.index, full.proof, full.signed, b"payout 999")
+    with pytest.raises(VerificationError, match="the entry that the receipt carries"):
+        lying.verify(ledger.verifier, b"payout 0")
+
+
+def test_a_receipt_has_63_hashes_at_most_and_needs_its_index(ledger: Ledger) -> None:
+    full = make_receipt(ledger, 3)
+    for extra in (None, b"x"):
+        longest = Receipt(full.index, (bytes(32),) * 63, full.signed, extra)
+        assert Receipt.parse(longest.encode()) == longest
+        with pytest.raises(FormatError, match="at most 63 hashes"):
+            Receipt.parse(Receipt(full.index, (bytes(32),) * 64, full.signed, extra).encode())
+    for head in (b"c2sp.org/tlog-proof@v1", b"c2sp.org/tlog-proof@v1\nextra eA=="):
+        with pytest.raises(FormatError, match="an index line"):
+            Receipt.parse(head + b"\n\n" + full.signed.encode())
+
+
+def test_a_receipt_of_the_largest_size_is_read_and_not_one_byte_more() -> None:
+    with pytest.raises(FormatError, match="begins with"):
+        Receipt.parse(b"x" * MAX_RECEIPT_BYTES)
+    with pytest.raises(FormatError, match="a receipt of at most"):
+        Receipt.parse(b"x" * (MAX_RECEIPT_BYTES + 1))
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -83,7 +120,7 @@ def test_a_receipt_without_the_entry_asks_for_it(ledger: Ledger) -> None:
         (b"\nindex 3", b"\nindex 3\nindex 3"),
         (b"\nextra ", b"\nextra  "),
         (b"\nextra ", b"\nextra"),
-        (b"\nindex 3\n", b"\nindex 3\n" + b"A" * 43 + b"=\n" * 64),
+        (b"\nindex 3\n", b"\nindex 3\n" + (b"A" * 43 + b"=\n") * 64),
         (b"\nindex 3\n", b"\nindex 3\nAAAA\n"),
         (b"\n\nlog.example", b"\n\n\nlog.example"),
         (b"\n\nlog.example", b"\nlog.example"),
