@@ -92,7 +92,7 @@ class Frontier:
         if not self._hashes:
             return EMPTY_ROOT
         root = self._hashes[-1]
-        for left in reversed(self._hashes[:-1]):
+        for left in self._hashes[-2::-1]:
             root = node_hash(left, root)
         return root
 

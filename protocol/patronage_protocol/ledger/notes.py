@@ -12,6 +12,7 @@ key id.
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Self
 
 from patronage_protocol.errors import FormatError, VerificationError
@@ -243,6 +244,7 @@ def sign_note(text: str, name: str, key: PrivateKey) -> Note:
     return Note(text, (NoteSignature(name, verifier.keyid, key.sign(text.encode())),))
 
 
+@lru_cache(maxsize=256)  # a log states its own name with every head; what raises is not kept
 def check_key_name(name: str) -> None:
     """Check a key name.
 

@@ -5,7 +5,7 @@ for every eight levels of the tree (three for a million entries).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from patronage_protocol.ledger.merkle import HASH_BYTES, Frontier, NodeSource
@@ -45,16 +45,19 @@ class StoredTree:
         self._fetch = lru_cache(maxsize=CACHED_TILES)(fetch)
         self._known: dict[tuple[int, int], bytes] = {}
         self._frontier = Frontier.of(size, self.node)
+        self._root: bytes | None = None
 
     @property
     def size(self) -> int:
         """Number of entries."""
         return self._frontier.size
 
-    @cached_property
+    @property
     def root(self) -> bytes:
         """The RFC 6962 root."""
-        return self._frontier.root()
+        if self._root is None:
+            self._root = self._frontier.root()
+        return self._root
 
     def extended(self, leaves: Iterable[bytes]) -> tuple["StoredTree", list[FullTile]]:
         """The tree with further leaf hashes, and the tiles that became full. This one stays as it is.
@@ -65,7 +68,7 @@ class StoredTree:
         twin._edge = [hashes.copy() for hashes in self._edge]
         twin._full = self._full.copy()
         twin._fetch, twin._known = self._fetch, self._known
-        twin._frontier = self._frontier.copy()
+        twin._frontier, twin._root = self._frontier.copy(), None
         filled: list[FullTile] = []
         for leaf in leaves:
             twin._frontier.append(leaf)
