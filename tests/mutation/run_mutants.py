@@ -3,13 +3,14 @@
     pip install cosmic-ray==8.7.0
     python tests/mutation/run_mutants.py [--module ledger/notes] [--sample N] [--seed 0]
 
-Each module and the tests that answer for it are in modules.toml. The operators are cosmic-ray's (comparisons,
-arithmetic, `and` and `or`, `not`, numbers, loops that never run, exceptions that are not caught) and one of our
-own, the one that an attacker would wish for: a statement that is left out, such as a check or a raise.
+Each module and the tests that answer for it are in modules.toml. The operators are cosmic-ray's
+(comparisons, arithmetic, `and` and `or`, `not`, numbers, loops that never run, exceptions that are not
+caught) and two of our own, those that an attacker would wish for: a statement that is left out, such as a
+check or a raise, and a condition that always holds.
 
-cosmic-ray would start pytest anew for every mutant. Here pytest collects once; for each mutant a child process
-gets the mutated code in place of the function's own and runs the tests that reach the function, the fast ones
-first, until one fails. Mutants that compile to the same code (type annotations) are not counted.
+cosmic-ray would start pytest anew for every mutant. Here pytest collects once; for each mutant a child
+process gets the mutated code in place of the function's own and runs the tests that reach the function, the
+fast ones first, until one fails. Mutants that compile to the same code (type annotations) are not counted.
 
 A survivor must be in explained.toml with the reason why no test can see it, or the exit status is 1.
 """
@@ -45,9 +46,30 @@ CPU_SECONDS = 20.0
 SLOWEST_TEST = 3.0
 BINARY = {"Add_Sub", "Sub_Add", "Mul_FloorDiv", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "LShift_RShift"}
 BINARY |= {"RShift_LShift", "BitAnd_BitXor", "BitXor_BitAnd", "Pow_Mul"}
-COMPARISONS = {"Eq_NotEq", "Eq_LtE", "Eq_GtE", "NotEq_Eq", "NotEq_Lt", "NotEq_Gt", "Lt_LtE", "Lt_GtE", "LtE_Lt", "LtE_Gt"}
+COMPARISONS = {
+    "Eq_NotEq",
+    "Eq_LtE",
+    "Eq_GtE",
+    "NotEq_Eq",
+    "NotEq_Lt",
+    "NotEq_Gt",
+    "Lt_LtE",
+    "Lt_GtE",
+    "LtE_Lt",
+    "LtE_Gt",
+}
 COMPARISONS |= {"Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt", "In_NotIn", "NotIn_In", "Is_IsNot", "IsNot_Is"}
 """One or two replacements for each sign; `|` stands in types alone."""
+
+REFUSALS = {
+    "_refuse",
+    "_refused",
+    "self._refused",
+    "_failed",
+    "VerificationError",
+    "FormatError",
+    "UsageError",
+}
 
 KILLED, SURVIVED, ENDLESS, UNREACHED = "killed", "survived", "endless", "not reached"
 
@@ -103,14 +125,21 @@ class Outcome:
 
 
 def places_of(source: str) -> list[tuple[str, type[Operator], int]]:
-    """Operator, its class, and the how-manieth place at which it can change this source."""
+    """Operator, its class, and the how-manieth place at which it can change this source.
+
+    Not inside a raise or a refusal: the wording of a message decides nothing.
+    """
     operators = [(name, get_operator(name)) for name in operator_names() if _wanted(name)]
     nodes = list(ast_nodes(get_ast(source)))
-    return [
-        (name, kind, occurrence)
-        for name, kind in [*operators, ("leave-out", LeaveOut), ("always", Always)]
-        for occurrence in range(sum(len(list(kind().mutation_positions(node))) for node in nodes))
-    ]
+    places: list[tuple[str, type[Operator], int]] = []
+    for name, kind in [*operators, ("leave-out", LeaveOut), ("always", Always)]:
+        occurrence = 0
+        for node in nodes:
+            for _ in kind().mutation_positions(node):
+                if kind is LeaveOut or not _is_message(node):
+                    places.append((name, kind, occurrence))
+                occurrence += 1
+    return places
 
 
 def mutants_of(source: str, places: list[tuple[str, type[Operator], int]]) -> Iterator[Mutant]:
@@ -170,10 +199,9 @@ class Mutations:
         timed: list[tuple[float, pytest.Item, set[str]]] = []
         for item in session.items:
             entered: set[str] = set()
-            file = str(self.path)
 
             def note(frame: types.FrameType, event: str, _: object, entered: set[str] = entered) -> None:
-                if event == "call" and frame.f_code.co_filename == file:
+                if event == "call" and frame.f_code.co_filename == str(self.path):
                     entered.add(frame.f_code.co_qualname)
 
             began = time.process_time()
@@ -201,8 +229,13 @@ class Mutations:
 
     def _items(self, name: str) -> list[pytest.Item]:
         # code inside a function (a closure, a comprehension) is reached where the function is
-        outer = name.split(".<locals>")[0]
-        return [item for key, items in self.reached.items() if key.split(".<locals>")[0] == outer for item in items]
+        outer = name.partition(".<locals>")[0]
+        return [
+            item
+            for key, items in self.reached.items()
+            if key.partition(".<locals>")[0] == outer
+            for item in items
+        ]
 
     def _run(self, mutant: Mutant, items: list[pytest.Item]) -> None:
         """In the child: put the mutant in place, run until a test fails, never return."""
@@ -248,7 +281,10 @@ def _without_lines(code: types.CodeType) -> types.CodeType:
 def _functions(owner: Any, module: str) -> Iterator[tuple[str, types.FunctionType]]:
     """Every function that a module defines, under properties, class methods and caches too."""
     for value in list(vars(owner).values()):
-        for candidate in (value, *(getattr(value, name, None) for name in ("fget", "__func__", "func", "wrapped"))):
+        for candidate in (
+            value,
+            *(getattr(value, name, None) for name in ("fget", "__func__", "func", "wrapped")),
+        ):
             inner = getattr(candidate, "__wrapped__", candidate)
             if isinstance(inner, types.FunctionType) and inner.__module__ == module:
                 yield inner.__qualname__, inner
@@ -274,6 +310,16 @@ def _can_go(node: Any) -> bool:
     )
 
 
+def _is_message(node: Any) -> bool:
+    while node is not None:
+        if node.type == "raise_stmt" or (
+            node.type == "atom_expr" and node.children[0].get_code(False) in REFUSALS
+        ):
+            return True
+        node = node.parent
+    return False
+
+
 def _prefix(node: Any) -> str:
     return str(node.get_first_leaf().prefix)
 
@@ -290,7 +336,9 @@ def _difference(before: str, after: str) -> tuple[int, str, str]:
 
 def main() -> int:
     """Print the table; 0 if every survivor is explained."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--module", action="append", help="only this one, such as ledger/notes")
     parser.add_argument("--sample", type=int, default=0, help="mutants a module (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
@@ -304,7 +352,13 @@ def main() -> int:
         plugin = Mutations(module, options.sample, options.seed)
         began = time.monotonic()
         pytest.main(
-            ["-q", "-p", "no:cacheprovider", "--no-header", *(str(ROOT / "tests" / test) for test in modules[module])],
+            [
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "--no-header",
+                *(str(ROOT / "tests" / test) for test in modules[module]),
+            ],
             plugins=[plugin],
         )
         counts = plugin.outcome.counts
@@ -313,12 +367,13 @@ def main() -> int:
         unexplained += len(open_ones)
         rows.append((module, counts, len(plugin.outcome.survivors) - len(open_ones), len(open_ones)))
         for mutant in open_ones:
-            print(f"\nSURVIVED {module}:{mutant.line} {mutant.operator}\n- {mutant.before}\n+ {mutant.after}")
-        print(f"{module}: {time.monotonic() - began:.0f} s", file=sys.stderr)
-    print(f"\n{'module':<22} {'places':>8} {'tried':>6} {'killed':>7} {'endless':>8} {'explained':>10} {'SURVIVED':>9}")
+            print(f"\nSURVIVED {module}:{mutant.line} {mutant.operator}\n- {mutant.before}\n+ {mutant.after}")  # noqa: T201
+        print(f"{module}: {time.monotonic() - began:.0f} s", file=sys.stderr)  # noqa: T201
+    heads = ("places", "tried", "killed", "endless", "explained", "SURVIVED")
+    print(f"\n{'module':<22}", *(f"{head:>9}" for head in heads))  # noqa: T201
     for module, counts, known, left in rows:
         figures = (counts["places"], counts["tried"], counts[KILLED], counts[ENDLESS], known, left)
-        print(f"{module:<22} {figures[0]:>8} {figures[1]:>6} {figures[2]:>7} {figures[3]:>8} {figures[4]:>10} {figures[5]:>9}")
+        print(f"{module:<22}", *(f"{figure:>9}" for figure in figures))  # noqa: T201
     return 1 if unexplained else 0
 
 
