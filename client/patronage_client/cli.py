@@ -221,3 +221,46 @@ def value(
         typer.echo(note)
     for path in found.files:
         typer.echo(f"wrote {path}", err=True)
+
+
+@owner.command()
+def quote(
+    quote_model: Annotated[Path, typer.Argument(help="The operator's quote model.")],
+    data: Annotated[Path, typer.Argument(help="Your preference pairs; they stay where they are.")],
+    operator_key: Annotated[
+        str | None, typer.Option(help="The operator's public key, from a channel you trust.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Or your folder, if you have one already.")] = None,
+    invitation: Annotated[
+        Path | None, typer.Option(help="Check that the quote is for the round of this invitation.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the value of each pair here (JSON Lines).")] = None,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.9,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out unusable rows.")] = False,
+    as_json: Json = False,
+) -> None:
+    """See what your pairs would be worth before you join, from their text alone and on your own machine.
+
+    Example: patronage owner quote quote-model.json pairs.jsonl --operator-key "$KEY" --out quote.jsonl
+    """
+    from patronage_client.quoting import QuoteRequest, make_quote
+
+    found = make_quote(
+        QuoteRequest(
+            model=quote_model,
+            data=data,
+            operator_key=operator_key,
+            home=home,
+            invitation=invitation,
+            out=out,
+            level=level,
+            on_bad_row="skip" if skip_bad_rows else "stop",
+        )
+    )
+    if as_json:
+        print_json(found.summary())
+        return
+    for line in found.lines():
+        typer.echo(line)
+    if out is not None:
+        typer.echo(f"wrote {out}", err=True)

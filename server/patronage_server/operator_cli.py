@@ -105,6 +105,45 @@ def invite(home: Home, as_json: Json = False) -> None:
     typer.echo(f"Send {path} to the {len(manifest.owners)} owners of round {manifest.round}.", err=True)
 
 
+@operator.command("quote-model")
+def quote_model(
+    home: Home,
+    sample: Annotated[Path, typer.Argument(help="Public pairs that the large model scores.")],
+    objective: Annotated[Path, typer.Option(help="Public pairs to score on; never the held-out ones.")],
+    out: Annotated[Path, typer.Option(help="Where to write the signed quote model.")],
+    as_json: Json = False,
+) -> None:
+    """Let prospective owners see what their pairs would be worth, from the text alone.
+
+    Example: patronage operator quote-model operator public.jsonl --objective dev.jsonl --out quote-model.json
+    """
+    from patronage_server.home import OperatorHome
+    from patronage_server.network import Network
+    from patronage_server.quoting import QuoteSource, make_quote_model
+
+    consortium = Network.load(home).config.consortium
+    model = make_quote_model(OperatorHome.load(home), consortium, QuoteSource(sample, objective), out)
+    found = model.accuracy
+    if as_json:
+        print_json(
+            {
+                "quote_model": str(out),
+                "digest": model.digest,
+                "pairs": model.pairs,
+                "prompts": model.prompts,
+                "spearman": found.spearman,
+                "top_decile_recall": found.top_decile,
+            }
+        )
+        return
+    typer.echo(model.digest)
+    typer.echo(
+        f"A student of {model.pairs} pairs: rank correlation {found.spearman:.2f}, {found.top_decile:.0%} of "
+        f"the best tenth found, on prompts that it had not seen. Give {out} to prospective owners.",
+        err=True,
+    )
+
+
 @operator.command()
 def serve(home: Home) -> None:
     """Let owners' nodes connect, until interrupted.

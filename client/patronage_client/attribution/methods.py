@@ -36,6 +36,16 @@ METHODS: dict[str, Method] = {
         Method("in-run-sgd", "In-Run Data Shapley under SGD, first order, as in its paper", "in_run:sgd"),
         Method("in-run-2-sgd", "In-Run Data Shapley under SGD, second order", "in_run:sgd_second_order"),
         Method("influence", "exact influence on the final adapter under AdamW", "influence:influence"),
+        Method(
+            "ts-dshapley", "Shapley values for a linear classifier, transferred", "ts_dshapley:ts_dshapley"
+        ),
+        Method("linfik", "first-order influence at the round's start, no training", "linfik:linfik"),
+        Method("alinfik", "linfik for a part of the pairs, learnt from their text for all", "linfik:alinfik"),
+        Method("less", "cosine of gradients at the round's start", "linfik:less"),
+        Method("in-context", "how far a pair helps as an example (DELIFT)", "in_context:in_context"),
+        Method("knn", "Shapley values for nearest neighbours", "baselines:knn"),
+        Method("similarity", "mean cosine of representations", "baselines:similarity"),
+        Method("random", "by chance, to compare with", "baselines:random"),
     )
 }
 

@@ -8,7 +8,7 @@ of dW away (bfloat16 keeps 8 bits of W, and dW is far smaller). Swapping replace
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -64,11 +64,12 @@ class AdapterSlot:
 
     def load(self, tensors: Tensors) -> None:
         """Put an adapter in, in place of the one before."""
+        self.hold({name: torch.tensor(tensor, device=self._device) for name, tensor in tensors.items()})
+
+    def hold(self, parameters: Mapping[str, Tensor]) -> None:
+        """Put tensors in as they are: the gradients or tangents that they carry flow on."""
         for module in self._lora.modules():
-            a, b = (
-                torch.tensor(tensors[f"base_model.model.{module}.lora_{factor}.weight"], device=self._device)
-                for factor in "AB"
-            )
+            a, b = (parameters[f"base_model.model.{module}.lora_{factor}.weight"] for factor in "AB")
             self._factors[module] = (a.T.contiguous(), (b.T * self._lora.scaling).contiguous())
 
     def clear(self) -> None:
