@@ -7,6 +7,7 @@ import typer
 
 from patronage_protocol.console import print_json
 from patronage_protocol.errors import FormatError, RemoteProtocolError, UsageError, VerificationError
+from patronage_server.model_cli import chat, export
 from patronage_server.operator_cli import operator
 
 __all__ = ["register"]
@@ -17,6 +18,8 @@ NOT_VERIFIED = 1
 def register(app: typer.Typer) -> None:
     """Add this component's commands to the root application."""
     app.command()(report)
+    app.command()(chat)
+    app.command()(export)
     app.add_typer(operator)
 
 

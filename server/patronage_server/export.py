@@ -4,10 +4,14 @@
 
 The rank is n r and alpha is n alpha, so s stays alpha / r. With weights of one the owners' matrices are in
 the file as they were sent. `adapter_config.json` is written here, from the terms of the round.
+
+`truncated` cuts it to a smaller rank: the nearest to each dW in the Frobenius norm (Eckart and Young 1936),
+with the part of the squared norm that it keeps. `merged_weights` writes the whole model instead.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,7 @@ from patronage_protocol.errors import UsageError
 from patronage_protocol.files import whole_folder, write_atomic
 from patronage_protocol.manifest import LoraTerms
 
-__all__ = ["concatenate", "export_adapter"]
+__all__ = ["Truncated", "concatenate", "export_adapter", "truncated", "widened", "write_adapter"]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -47,7 +51,12 @@ def export_adapter(
         UnavailableError: the disk is full or not writable.
     """
     tensors = concatenate(adapters, lora=lora, weights=weights)
-    files = {WEIGHTS: encode(tensors), CONFIG: _config(lora, len(adapters), base_model)}
+    return write_adapter(tensors, lora=widened(lora, len(adapters)), base_model=base_model, out=out)
+
+
+def write_adapter(tensors: Tensors, *, lora: LoraTerms, base_model: str, out: Path) -> Path:
+    """Write one adapter of the format `lora` as the PEFT folder `out`; arguments and errors as above."""
+    files = {WEIGHTS: encode(tensors), CONFIG: _config(lora, base_model)}
     if not _holds(out, files):
         with whole_folder(out) as folder:
             for name, data in files.items():
@@ -80,16 +89,74 @@ def concatenate(
     return tensors
 
 
-def _config(lora: LoraTerms, count: int, base_model: str) -> bytes:
+def widened(lora: LoraTerms, count: int) -> LoraTerms:
+    """The format of `count` adapters side by side: `count` times the rank, and the same alpha / rank."""
+    return lora.model_copy(update={"rank": count * lora.rank, "alpha": count * lora.alpha})
+
+
+@dataclass(frozen=True, eq=False)
+class Truncated:
+    """An adapter of a smaller rank.
+
+    Attributes:
+        tensors: its factors.
+        lora: its format; alpha / rank is that of the adapter it was cut from.
+        energy: the part of the squared Frobenius norm of dW that it keeps, over all modules.
+        worst: the least such part of a single module.
+    """
+
+    tensors: dict[str, np.ndarray]
+    lora: LoraTerms
+    energy: float
+    worst: float
+
+
+def truncated(tensors: Tensors, lora: LoraTerms, rank: int) -> Truncated:
+    """The nearest adapter of rank `rank`, module by module, in the Frobenius norm of dW.
+
+    dW is never formed: with B = Q_b R_b and A^T = Q_a R_a, B A has the singular values of R_b R_a^T, as
+    small as the rank. In double precision.
+
+    Args:
+        tensors: an adapter of the format `lora`.
+        lora: that format.
+        rank: below `lora.rank`.
+
+    Raises:
+        UsageError: a rank below one, or not below the present one.
+    """
+    if not 1 <= rank < lora.rank:
+        raise UsageError(
+            f"a rank from 1 to {lora.rank - 1}, below that of the adapter",
+            got=f"{rank}",
+            do=f"choose a smaller one, or leave it at {lora.rank}",
+        )
+    cut: dict[str, np.ndarray] = {}
+    kept, total, worst = 0.0, 0.0, 1.0
+    for module in lora.modules():
+        a, b = (f"base_model.model.{module}.lora_{factor}.weight" for factor in "AB")
+        left, right = (np.linalg.qr(matrix.astype(np.float64)) for matrix in (tensors[b], tensors[a].T))
+        u, sigma, v = np.linalg.svd(left.R @ right.R.T)
+        root = np.sqrt(sigma[:rank])
+        cut[a] = (root[:, None] * (v[:rank] @ right.Q.T)).astype(np.float32)
+        cut[b] = ((left.Q @ u[:, :rank]) * root).astype(np.float32)
+        here, whole = float((sigma[:rank] ** 2).sum()), float((sigma**2).sum())
+        kept, total = kept + here, total + whole
+        worst = min(worst, here / whole if whole > 0 else 1.0)
+    smaller = lora.model_copy(update={"rank": rank, "alpha": lora.scaling * rank})
+    return Truncated(cut, smaller, kept / total if total > 0 else 1.0, worst)
+
+
+def _config(lora: LoraTerms, base_model: str) -> bytes:
     config = {
         "base_model_name_or_path": base_model,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "lora_alpha": count * lora.alpha,
+        "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
         "peft_type": "LORA",
-        "r": count * lora.rank,
+        "r": lora.rank,
         "target_modules": list(lora.modules()),
         "task_type": "CAUSAL_LM",
         "use_rslora": False,

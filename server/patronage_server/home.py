@@ -25,7 +25,7 @@ from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.settings import Settings, read_settings
 
-__all__ = ["OperatorConfig", "OperatorHome"]
+__all__ = ["OperatorConfig", "OperatorHome", "adapter_file"]
 
 MAX_MANIFEST = 16 * 2**20
 
@@ -107,4 +107,9 @@ class OperatorHome:
 
     def adapter(self, owner: str) -> Path:
         """Where the adapter of an owner is kept."""
-        return self.path / "adapters" / f"{owner}.safetensors"
+        return adapter_file(self.path, owner)
+
+
+def adapter_file(folder: Path, owner: str) -> Path:
+    """Where an operator's folder keeps the adapter of an owner."""
+    return folder / "adapters" / f"{owner}.safetensors"

@@ -12,7 +12,7 @@ its keys and values in one cache. The product over whole sequences, which is wha
 such normaliser Z at every token: it cannot be sampled token by token, and this approximates it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,11 @@ class Mixture:
 
 
 def generate(
-    base: BaseModel, mixture: Mixture, prompt: Sequence[int], decoding: Decoding
+    base: BaseModel,
+    mixture: Mixture,
+    prompt: Sequence[int],
+    decoding: Decoding,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Generation, ...]:
     """Completions of one prompt.
 
@@ -104,6 +108,7 @@ def generate(
         mixture: what is mixed.
         prompt: its token ids.
         decoding: how; the result depends on nothing else.
+        progress: called with (tokens done, tokens at most).
 
     Raises:
         UsageError: an empty prompt, or one that with the completion is longer than the model can read.
@@ -114,11 +119,13 @@ def generate(
     with torch.inference_mode(), stacked(base.model, mixture.stack) as slot:
         slot.use(np.repeat(mixture.rows, decoding.samples, axis=0))
         models = _Models(base.model, mixture, prompt, decoding)
-        for _ in range(decoding.max_new_tokens):
+        for done in range(1, decoding.max_new_tokens + 1):
             logprobs = models.next_logprobs()
             for sample, row in zip(samples, logprobs, strict=True):
                 if not sample.finished:
                     sample.take(row, decoding.temperature, ends)
+            if progress is not None:
+                progress(done, decoding.max_new_tokens)
             if all(sample.finished for sample in samples):
                 break
             models.append([sample.tokens[-1] for sample in samples])

@@ -121,6 +121,7 @@ class CoalitionModel:
         self,
         prompt: str | tuple[ChatMessage, ...],
         decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+        progress: Progress | None = None,
     ) -> tuple[Generation, ...]:
         """Completions of a prompt: plain text, or messages that go through the chat template.
 
@@ -129,7 +130,8 @@ class CoalitionModel:
             DataError: messages, and the model has no chat template.
         """
         base = self.rule.adapters.base
-        return generate(base, self.rule.mixture(self.members), prompt_tokens(base, prompt), decoding)
+        tokens = prompt_tokens(base, prompt)
+        return generate(base, self.rule.mixture(self.members), tokens, decoding, progress)
 
 
 def weighting_of(weights: str | Weighting, adapters: AdapterSet) -> tuple[str, Weighting]:
