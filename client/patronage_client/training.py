@@ -53,7 +53,7 @@ from patronage_protocol.policy.quiet import quiet_transformers
 from patronage_protocol.policy.scoring import shares_prompts
 from patronage_protocol.preferences import PreferencePair, training_order
 
-__all__ = ["TrainedAdapter", "TrainingStatistics", "skeleton", "start_from", "train_adapter"]
+__all__ = ["TrainedAdapter", "TrainingStatistics", "pair_trainer", "skeleton", "start_from", "train_adapter"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def train_adapter(
     with _undisturbed(threads):
         try:
             known = _reference(base, tokens, lora, start) if reference is None else reference[order]
-            trainer = _trainer(base, tokens, known, folder, dpo=dpo, lora=lora, save_memory=save_memory)
+            trainer = pair_trainer(base, tokens, known, folder, dpo=dpo, lora=lora, save_memory=save_memory)
             start_from(trainer.adapted_model, initial(lora) if start is None else start)
             trainer.add_callback(Watch(progress, checkpoint_seconds))
             if snapshot is not None:
@@ -196,7 +196,7 @@ def _reference(
         return completion_logprobs(base.model, tokens)
 
 
-def _trainer(
+def pair_trainer(
     base: BaseModel,
     tokens: Sequence[TokenizedPair],
     reference: NDArray[np.float64],
@@ -206,6 +206,7 @@ def _trainer(
     lora: LoraTerms,
     save_memory: bool,
 ) -> PairTrainer:
+    """TRL's trainer for these pairs in this order; `start_from` sets where its adapter begins."""
     trainer = PairTrainer(
         share_prompts=shares_prompts(base.model),
         model=skeleton(base.model),

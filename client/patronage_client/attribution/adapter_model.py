@@ -93,13 +93,18 @@ class AdapterModel:
     Attributes:
         model: the PEFT model, in training mode.
         size: p, the number of trained parameters.
+
+    Args:
+        base: the base model.
+        lora: the terms of the adapter.
+        beta: of DPO.
+        model: a PEFT model of these terms that is there already; None makes one.
     """
 
-    def __init__(self, base: BaseModel, lora: LoraTerms, *, beta: float) -> None:
-        with quiet_transformers(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-            self.model = cast("PeftModel", get_peft_model(skeleton(base.model), lora_config(lora)))
-        start_from(self.model, initial(lora))
+    def __init__(
+        self, base: BaseModel, lora: LoraTerms, *, beta: float, model: PeftModel | None = None
+    ) -> None:
+        self.model = _adapted(base, lora) if model is None else model
         self.beta = beta
         self._lora = lora
         self._modules = lora_modules(self.model)
@@ -108,6 +113,16 @@ class AdapterModel:
         self._portion = default_batch_tokens(base.device)
         self.size = sum(parameter.numel() for parameter in self._parameters)
         self.model.train()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The LoRA matrices, in the order of theta."""
+        return list(self._parameters)
+
+    def accumulated_gradient(self) -> Tensor:
+        """What backward passes have added up in `.grad`, shape (p,)."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        return self._flat(gradients).clone()
 
     @property
     def has_dropout(self) -> bool:
@@ -230,3 +245,12 @@ class AdapterModel:
     def _split(self, vector: Tensor) -> list[Tensor]:
         pieces = vector.split([parameter.numel() for parameter in self._parameters])
         return [piece.view_as(p) for piece, p in zip(pieces, self._parameters, strict=True)]
+
+
+def _adapted(base: BaseModel, lora: LoraTerms) -> PeftModel:
+    """A PEFT model around the tensors of the base model, with the adapter that every owner starts from."""
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        model = cast("PeftModel", get_peft_model(skeleton(base.model), lora_config(lora)))
+    start_from(model, initial(lora))
+    return model

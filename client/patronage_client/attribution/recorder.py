@@ -154,7 +154,7 @@ class Recorder:
 
     @contextmanager
     def batch(self, ids: Sequence[int], *, rows: Sequence[int] | None = None) -> Iterator[None]:
-        """Forward and backward passes within belong to these pairs.
+        """Forward passes within belong to these pairs; their backward passes may come later, before `take`.
 
         Args:
             ids: the caller's names of the pairs of the batch.
@@ -183,13 +183,15 @@ class Recorder:
         def remember(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             if self._current is None or not output.requires_grad:
                 return
-            current, value = self._current, inputs[0].detach()
-            output.register_hook(lambda error: self._add(current, name, value, error))
+            current, rows, value = self._current, self._rows, inputs[0].detach()
+            output.register_hook(lambda error: self._add(current, name, rows, value, error))
 
         return remember
 
-    def _add(self, batch: PairGradients, name: str, inputs: Tensor, errors: Tensor) -> None:
-        rows = self._rows if self._rows is not None else pair_rows(len(inputs), len(batch.ids))
+    def _add(
+        self, batch: PairGradients, name: str, rows: Tensor | None, inputs: Tensor, errors: Tensor
+    ) -> None:
+        rows = pair_rows(len(inputs), len(batch.ids)) if rows is None else rows
         if inputs.ndim != 3 or len(rows) != len(inputs):
             raise UsageError(
                 f"an input of shape ({len(rows)}, tokens, features) at {name}",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from patronage_client.attribution.problem import Problem
 from patronage_protocol.manifest import DpoTerms, LoraTerms
@@ -41,9 +42,15 @@ def base() -> BaseModel:
     return load_base_model("tiny", device="cpu")
 
 
-@pytest.fixture(scope="session")
-def exact_base(base: BaseModel) -> BaseModel:
-    """The same weights in double precision, for derivatives by finite differences."""
+@pytest.fixture
+def exact_base(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> BaseModel:
+    """The same weights in double precision throughout, for derivatives by finite differences."""
+
+    def normalise(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+        mean = hidden.square().mean(-1, keepdim=True)
+        return norm.weight * hidden * torch.rsqrt(mean + norm.variance_epsilon)
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", normalise)  # transformers' rounds to float32
     return replace(base, model=copy.deepcopy(base.model).double())
 
 
