@@ -193,7 +193,7 @@ class RewardGameTerms(Canonical):
     utility: Literal["reward"]
     scale_bits: Annotated[int, Field(ge=16, le=24)]
     pool: PoolTerms
-    objectives: Annotated[tuple[ObjectiveTerms, ...], Field(min_length=1, max_length=16)]
+    objectives: Annotated[tuple[ObjectiveTerms, ...], Field(min_length=1, max_length=16, strict=False)]
 
     @model_validator(mode="after")
     def _objectives_count(self) -> Self:

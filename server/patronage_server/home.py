@@ -7,6 +7,7 @@
     held-out.secret          32 bytes from which the salts of the held-out commitment follow, mode 0600
     ledger.sqlite            the store
     adapters/<owner>.safetensors
+    candidates.jsonl         the answers on which rewards were scored, under the utility `reward`
     consortium-adapter/      the exported sum of all admitted adapters, a PEFT folder
     published/               the static ledger that everybody reads
 
@@ -78,6 +79,11 @@ class OperatorHome:
     def held_out(self) -> Path:
         """The held-out pairs."""
         return self.path / "held-out.jsonl"
+
+    @property
+    def candidates(self) -> Path:
+        """The candidates of the round, under the utility `reward`."""
+        return self.path / "candidates.jsonl"
 
     def open_ledger(self, origin: str) -> Ledger:
         """The ledger's store, made if it is not there. Close it, or use it as a context manager.

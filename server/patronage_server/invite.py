@@ -17,6 +17,7 @@ from patronage_server.bundle import BUNDLE
 from patronage_server.drafting import draw_up
 from patronage_server.home import OperatorHome
 from patronage_server.network import Network
+from patronage_server.rewards import with_scorers
 from patronage_server.terms import RoundTerms
 
 __all__ = ["invite"]
@@ -47,15 +48,16 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
         cache=home.cache,
     )
     secret = read_bytes(home.path / "held-out.secret", limit=SECRET_BYTES)
+    pairs = read_pairs(home.held_out).pairs
     manifest = draw_up(
-        terms,
+        with_scorers(terms, pairs, device=str(base.device)),
         consortium=network.config.consortium,
         number=number,
         seed=sha256(secrets.token_bytes(SECRET_BYTES)),
         operator=Party(name=network.config.name, key=home.key.public.text),
         owners=owners,
         base=base,
-        held_out=HeldOutSet(read_pairs(home.held_out).pairs, secret).commitment,
+        held_out=HeldOutSet(pairs, secret).commitment,
         now=now,
     )
     write_atomic(home.path / "manifest.json", manifest.encode())

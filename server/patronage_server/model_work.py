@@ -3,29 +3,41 @@
 Everything else of a round needs no torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 from patronage_protocol.adapters import Tensors
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import LocalProtocolError
+from patronage_protocol.evaluations import Evidence
 from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
-from patronage_protocol.files import read_bytes
+from patronage_protocol.files import read_bytes, write_atomic
 from patronage_protocol.held_out import HeldOutSet
+from patronage_protocol.manifest import RewardGameTerms
 from patronage_protocol.pair_files import read_pairs
-from patronage_protocol.policy import check_same_base, progress_bar, shared_base_model, tokenize_pairs
+from patronage_protocol.policy import (
+    BaseModel,
+    check_same_base,
+    progress_bar,
+    shared_base_model,
+    tokenize_pairs,
+)
+from patronage_protocol.pool_evidence import PoolEvidence, PoolHeader
 from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.rounds import Round
+from patronage_server.candidates import draw_candidates, score_candidates, with_distinct_prompts
 from patronage_server.evaluation import score_adapters
 from patronage_server.export import export_adapter
 from patronage_server.home import OperatorHome
+from patronage_server.rewards import load_reward
 
 __all__ = ["evaluate_round", "export_round"]
 
 SECRET_BYTES = 32
 
 
-def evaluate_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensors]) -> MarginEvidence:
-    """The margins of every player on every held-out pair.
+def evaluate_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensors]) -> Evidence:
+    """The margins of every player on every held-out pair, or the candidate pools of the held-out prompts.
 
     Args:
         home: the operator's folder, which holds the held-out pairs.
@@ -34,7 +46,7 @@ def evaluate_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tens
 
     Raises:
         LocalProtocolError: the base model or the held-out pairs are not those of the manifest.
-        UsageError: a margin is not finite or out of range.
+        UsageError: a margin, log-ratio or reward is not finite or out of range, or a reward fails.
     """
     manifest = state.manifest
     pairs = read_pairs(home.held_out).pairs
@@ -53,10 +65,13 @@ def evaluate_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tens
         cache=home.cache,
     )
     check_same_base(manifest.base_model, base)
+    players = {player: adapters[player] for player in state.players}
+    if isinstance(manifest.game, RewardGameTerms):
+        return _evaluate_rewards(home, state, base, players, (pairs, secret))
     with progress_bar("scoring") as progress:
         margins = score_adapters(
             base,
-            {player: adapters[player] for player in state.players},
+            players,
             tokenize_pairs(base, pairs, max_length=manifest.dpo.max_length),
             lora=manifest.lora,
             beta=manifest.dpo.beta,
@@ -74,6 +89,47 @@ def export_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensor
         out=home.exported,
     )
     return sha256(weights.read_bytes())
+
+
+def _evaluate_rewards(
+    home: OperatorHome,
+    state: Round,
+    base: BaseModel,
+    players: Mapping[str, Tensors],
+    held_out: tuple[Sequence[PreferencePair], bytes],
+) -> PoolEvidence:
+    """`held_out` are the pairs and the secret that salts what is said of them."""
+    pairs, secret = held_out
+    manifest, game = state.manifest, state.manifest.game
+    assert isinstance(game, RewardGameTerms), "the caller has looked"
+    rewards = [load_reward(objective, device=str(base.device)) for objective in game.objectives]
+    prompts = with_distinct_prompts(pairs)
+    with ExitStack() as bars:
+
+        def progress(label: str) -> Callable[[int, int], None]:
+            return bars.enter_context(progress_bar(label))
+
+        candidates = draw_candidates(
+            base, list(players.values()), prompts, lora=manifest.lora, terms=game.pool, progress=progress
+        )
+        listed = candidates.encode(secret)
+        write_atomic(home.candidates, listed)
+        pools = score_candidates(
+            base, players, candidates, rewards, lora=manifest.lora, terms=game.pool, progress=progress
+        )
+    labels = sorted({pair.source for pair in prompts})
+    header = PoolHeader(
+        players=state.players,
+        adapters=tuple(state.reveals[player].adapter for player in state.players),
+        candidates=sha256(listed),
+        sources=tuple(labels.index(pair.source) for pair in prompts),
+        labels=tuple(labels),
+        size=game.pool.candidates,
+        from_base=game.pool.from_base,
+        objectives=tuple(objective.name for objective in game.objectives),
+        scale_bits=game.scale_bits,
+    )
+    return PoolEvidence.from_pools(header, pools)
 
 
 def _header(state: Round, pairs: Sequence[PreferencePair]) -> EvidenceHeader:

@@ -25,7 +25,7 @@ from patronage_protocol.entries import (
 )
 from patronage_protocol.envelopes import Envelope
 from patronage_protocol.errors import RemoteProtocolError, UnavailableError
-from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.evaluations import Evidence, read_evidence
 from patronage_protocol.files import read_bytes, write_atomic
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.messages import ReceiptRequest, Refusal, Reveal, RevealRequest, TrainRequest
@@ -47,8 +47,8 @@ RECEIPT_SECONDS = 60
 
 TOOK_PART = (Standing.COMMITTED, Standing.ADMITTED, Standing.REJECTED, Standing.FORFEITED)
 
-Evaluate = Callable[[Round, Mapping[str, Tensors]], MarginEvidence]
-"""Score the players' adapters on the held-out pairs."""
+Evaluate = Callable[[Round, Mapping[str, Tensors]], Evidence]
+"""Score the players' adapters on the held-out pairs, or on answers to their prompts."""
 
 Export = Callable[[Round, Mapping[str, Tensors]], str]
 """Write the consortium's adapter; returns the digest that the ledger records."""
@@ -226,7 +226,7 @@ class RoundDriver:
 
     def _value(self) -> None:
         assert self._state.margins is not None, "the phase VALUING begins with the margins"
-        evidence = MarginEvidence.decode(self.book.ledger.blob(self._state.margins))
+        evidence = read_evidence(self.book.ledger.blob(self._state.margins), self._manifest)
         shares = compute_shares(evidence, self._manifest)
         digest = self.book.ledger.put_blob(shares.encode())
         self.book.record(Valued(time=self.clock.now(), shares=digest))

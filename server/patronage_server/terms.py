@@ -7,7 +7,7 @@ pairs and the registered owners.
 from pydantic import Field
 
 from patronage_protocol.canonical import Name
-from patronage_protocol.manifest import DpoTerms, GameTerms, IntakeTerms, IntervalTerms, PayoutTerms
+from patronage_protocol.manifest import AnyGameTerms, DpoTerms, IntakeTerms, IntervalTerms, PayoutTerms
 from patronage_protocol.settings import Settings
 
 __all__ = ["LoraChoice", "PhaseSeconds", "RoundTerms", "WitnessChoice"]
@@ -47,7 +47,7 @@ class RoundTerms(Settings):
     lora: LoraChoice
     dpo: DpoTerms
     intake: IntakeTerms
-    game: GameTerms
+    game: AnyGameTerms
     interval: IntervalTerms
     payout: PayoutTerms
     min_players: int = Field(default=2, gt=0)

@@ -27,6 +27,7 @@ from patronage_protocol.pair_files import write_pairs
 from patronage_protocol.policy import BaseModel
 from patronage_protocol.preferences import PreferencePair
 from patronage_server.drafting import draw_up
+from patronage_server.rewards import with_scorers
 from patronage_server.terms import RoundTerms
 
 __all__ = ["Consortium", "Plan", "found"]
@@ -97,11 +98,12 @@ def found(folder: Path, plan: Plan, base: BaseModel, *, now: int) -> Consortium:
             got=str(len(plan.owners)),
             do="add a file for each further owner; shares of one owner alone need no protocol",
         )
+    terms = with_scorers(plan.terms, plan.held_out, device=str(base.device))
     new_folder(folder)
     keys = {name: _key(plan.seed, name) for name in (OPERATOR, *plan.owners)}
     secret = _derive(plan.seed, "held-out")
     manifest = draw_up(
-        plan.terms,
+        terms,
         consortium=plan.name,
         number=1,
         seed=sha256(_derive(plan.seed, "round")),

@@ -13,20 +13,27 @@ from patronage_protocol.policy.adapting import AdapterSlot, adapted, lora_groups
 from patronage_protocol.policy.bars import progress_bar
 from patronage_protocol.policy.base import BaseModel, check_same_base
 from patronage_protocol.policy.loading import load_base_model, shared_base_model
-from patronage_protocol.policy.scoring import completion_logprobs
-from patronage_protocol.policy.tokenising import TokenizedPair, length_check, tokenize_pairs
+from patronage_protocol.policy.scoring import candidate_logprobs, completion_logprobs
+from patronage_protocol.policy.tokenising import (
+    TokenizedPair,
+    length_check,
+    prompt_tokens,
+    tokenize_pairs,
+)
 
 __all__ = [
     "AdapterSlot",
     "BaseModel",
     "TokenizedPair",
     "adapted",
+    "candidate_logprobs",
     "check_same_base",
     "completion_logprobs",
     "length_check",
     "load_base_model",
     "lora_groups",
     "progress_bar",
+    "prompt_tokens",
     "shared_base_model",
     "tokenize_pairs",
 ]

@@ -3,8 +3,9 @@
 
 The two completions of a pair share their prompt, so a pair is one row, prompt + chosen + rejected, where the
 rejected completion does not see the chosen one and its positions continue from the prompt: the prompt is
-computed once. Rows are sorted by length and put in batches of at most `batch_tokens` with their padding. The
-output head runs only where a completion token is predicted. Sums are in double precision, in a fixed order.
+computed once. A pool of candidates is in the same way one row, or a few. Rows are sorted by length and put
+in batches of at most `batch_tokens` with their padding. The output head runs only where a completion token is
+predicted. Sums are in double precision, in a fixed order.
 
 A result depends on which rows share a batch only through rounding: with float32 weights by less than 1e-4
 nats a token. Models whose attention is not plain (sliding windows, recurrent layers, no rotary positions) get
@@ -29,6 +30,7 @@ __all__ = [
     "Batch",
     "batch_inputs",
     "batch_logprobs",
+    "candidate_logprobs",
     "check_finite",
     "completion_logprobs",
     "default_batch_tokens",
@@ -43,11 +45,13 @@ __all__ = [
 
 # Rows of logits that are in float32 at one time; in larger pieces the sums leave the processor's cache.
 _PIECE = 128
+# Candidates that share one row: attention costs the square of a row's length.
+_MOST_IN_ROW = 4
 
 
 @dataclass(frozen=True)
 class _Row:
-    """Prompt and one or two completions. `slots` says where their sums belong in the flat result."""
+    """Prompt and one or more completions. `slots` says where their sums belong in the flat result."""
 
     prompt: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
@@ -97,8 +101,56 @@ def completion_logprobs(
         UnavailableError: the device has not enough memory for a batch.
         UsageError: a completion has no finite log-probability under this model.
     """
-    sums = np.zeros(2 * len(pairs))
     batches = scoring_batches(model, pairs, batch_tokens)
+    return _all_logprobs(model, batches, 2 * len(pairs), progress).reshape(-1, 2)
+
+
+def candidate_logprobs(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[Sequence[int]]],
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float64]:
+    """The log-probability of each of K candidates for each of M prompts.
+
+    Args:
+        model: a causal language model, with or without an adapter in place.
+        prompts: M prompts as token ids, none empty.
+        candidates: for each prompt K completions as token ids, none empty.
+        batch_tokens: the size of a batch, padding included; None is what suits the device.
+        progress: called with (rows done, rows in all) after each batch.
+
+    Returns:
+        Shape (M, K), in nats.
+
+    Raises:
+        UnavailableError, UsageError: as `completion_logprobs`.
+    """
+    size = len(candidates[0]) if candidates else 0
+    together = _MOST_IN_ROW if shares_prompts(model) else 1
+    rows = [
+        _Row(
+            tuple(prompt),
+            tuple(map(tuple, pool[start : start + together])),
+            tuple(range(size * index + start, size * index + min(start + together, size))),
+        )
+        for index, (prompt, pool) in enumerate(zip(prompts, candidates, strict=True))
+        for start in range(0, size, together)
+    ]
+    batches = [_batch(part) for part in _batches(rows, batch_tokens or default_batch_tokens(model.device))]
+    return _all_logprobs(model, batches, size * len(prompts), progress).reshape(len(prompts), size)
+
+
+def _all_logprobs(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    count: int,
+    progress: Callable[[int, int], None] | None,
+) -> NDArray[np.float64]:
+    """The log-probability of every completion of the batches, at its slot; (count,), all finite."""
+    sums = np.zeros(count)
     done, total = 0, sum(len(batch.input_ids) for batch in batches)
     for batch in batches:
         sums[list(batch.slots)] = batch_logprobs(model, batch)
@@ -106,7 +158,7 @@ def completion_logprobs(
         if progress is not None:
             progress(done, total)
     check_finite(sums)
-    return sums.reshape(-1, 2)
+    return sums
 
 
 def scoring_batches(
@@ -280,11 +332,12 @@ def _batch(members: list[_Row]) -> Batch:
 
 
 def _sees(segments: Tensor) -> Tensor:
-    """(batch, 1, width, width): a token sees itself and what is before it, but not the other completion.
+    """(batch, 1, width, width): a token sees itself and what is before it, but not another completion.
 
     Padding comes last, so nothing that counts sees it.
     """
     width = segments.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
-    apart = (segments[:, :, None] == 2) & (segments[:, None, :] == 1)
+    theirs = segments[:, None, :]
+    apart = (theirs > 0) & (segments[:, :, None] != theirs)
     return (causal & ~apart)[:, None]

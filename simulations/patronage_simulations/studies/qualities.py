@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from patronage_client.training import train_adapter
 from patronage_protocol.adapters import Tensors, cosine, norm
-from patronage_protocol.manifest import LoraTerms
+from patronage_protocol.errors import UsageError
+from patronage_protocol.manifest import GameTerms, LoraTerms
 from patronage_protocol.policy import (
     BaseModel,
     adapted,
@@ -109,11 +110,13 @@ def _relatives(scenario: Scenario, original: OwnerPlan) -> Mapping[str, Pairs]:
 
 
 def _utility(scenario: Scenario, margins: NDArray[np.float64], held_out: Pairs) -> tuple[float, float, float]:
-    terms = scenario.terms.interval
+    terms, game = scenario.terms.interval, scenario.terms.game
+    if not isinstance(game, GameTerms):
+        raise UsageError("a scenario with margins", got="the utility reward", do="name another scenario")
     clusters: dict[str, int] = {}
     result = value(
         margins[None, :],
-        utility=scenario.terms.game.utility,
+        utility=game.utility,
         clusters=np.array([clusters.setdefault(pair.prompt_digest, len(clusters)) for pair in held_out]),
         interval=IntervalSpec(level=terms.level, replicates=terms.replicates, seed=terms.seed),
     )
