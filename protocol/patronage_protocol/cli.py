@@ -159,7 +159,12 @@ def keygen(
 def _one_line(path: Path) -> str:
     from patronage_protocol.files import read_bytes
 
-    lines = read_bytes(path, limit=65_536).decode("utf-8").split("\n")
+    try:
+        lines = read_bytes(path, limit=65_536).decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "a file with one line of UTF-8", got="other bytes", do="write it as text", where=str(path)
+        ) from error
     if not lines[0] or any(lines[1:]):
         raise UsageError(
             "a file with one line", got=f"{len(lines)} lines", do="keep one line", where=str(path)

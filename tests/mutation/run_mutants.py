@@ -248,6 +248,7 @@ class Mutations:
             for name, code in mutant.codes.items():
                 if name in functions:
                     functions[name].__code__ = code
+            _forget()
             for item, following in zip(items, [*items[1:], None], strict=True):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
                 if self.failed:
@@ -296,6 +297,15 @@ def _wanted(name: str) -> bool:
     if "Operator_" in name and "Unary" not in name:
         return name.partition("Operator_")[2] in BINARY | COMPARISONS
     return not any(part in name for part in ("NoOp", "Decorator", "Variable"))
+
+
+def _forget() -> None:
+    """Empty every cache of the package: what the whole code answered is not the mutant's answer."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("patronage_protocol"):
+            for value in vars(module).values():
+                if callable(clear := getattr(value, "cache_clear", None)):
+                    clear()
 
 
 def _can_go(node: Any) -> bool:

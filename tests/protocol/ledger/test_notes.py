@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from patronage_protocol.errors import FormatError, VerificationError
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.notes import (
+    MAX_NAME_BYTES,
+    MAX_NOTE_BYTES,
     Note,
     NoteSignature,
     SignatureType,
@@ -163,3 +165,54 @@ def test_a_text_that_a_note_cannot_hold_is_not_signed(text: str) -> None:
 def test_a_signature_line_has_one_spelling() -> None:
     line = NoteSignature("a.example", b"\x00\x01\x02\x03", b"\xff" * 64)
     assert NoteSignature.parse(line.line[:-1]) == line
+
+
+def test_the_longest_name_is_one_and_every_letter_may_stand_in_it() -> None:
+    for name in ("x" * MAX_NAME_BYTES, "\u00e9" * 127, "a*b,c-d.e/f:g~", "\u00fc"):
+        assert sign_note("text\n", name, KEY).signatures[0].name == name
+    for name in ("\u00e9" * 128, "\x1f", "a\x00", "\ud800"):
+        with pytest.raises(FormatError):
+            sign_note("text\n", name, KEY)
+
+
+def test_the_largest_note_is_read_and_not_one_byte_more() -> None:
+    signed = sign_note("t\n", "n", KEY)
+    room = MAX_NOTE_BYTES - len(signed.encode())
+    largest = sign_note("t" * (room + 1) + "\n", "n", KEY)
+    assert len(largest.encode()) == MAX_NOTE_BYTES
+    assert Note.parse(largest.encode()) == largest
+    with pytest.raises(FormatError, match="a note of at most"):
+        Note.parse(sign_note("t" * (room + 2) + "\n", "n", KEY).encode())
+
+
+@pytest.mark.parametrize("kind", list(SignatureType))
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_key_of_another_length_is_no_verifier(kind: SignatureType, change: int) -> None:
+    length = 1312 if kind is SignatureType.ML_DSA_44 else 32
+    material = (KEY.public.raw * 42)[: length + change]
+    with pytest.raises(FormatError, match=f"a public key of {length} bytes for log"):
+        VerifierKey("log", kind, material)
+
+
+@pytest.mark.parametrize("kind", [SignatureType.ED25519, SignatureType.COSIGNATURE])
+def test_a_key_with_which_one_signature_fits_all_is_no_verifier(kind: SignatureType) -> None:
+    """The point of order 1 and one of order 8, as in tests/vectors/ed25519_edge_cases.json."""
+    for low in (
+        bytes([1]) + bytes(31),
+        bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+    ):
+        with pytest.raises(FormatError):
+            VerifierKey("log", kind, low)
+
+
+def test_two_lines_by_one_key_are_refused_among_others_too() -> None:
+    lines = [sign_note("text\n", name, KEY).signatures[0] for name in ("a", "b", "a")]
+    with pytest.raises(FormatError, match="one signature line for each key"):
+        parse_signatures("".join(line.line for line in lines))
+
+
+def test_at_most_64_lines_are_read() -> None:
+    lines = [NoteSignature(f"n{number}", b"keyi", b"s") for number in range(65)]
+    assert len(parse_signatures("".join(line.line for line in lines[:64]))) == 64
+    with pytest.raises(FormatError, match="at most 64 signatures"):
+        parse_signatures("".join(line.line for line in lines))

@@ -1,6 +1,7 @@
 """Trust policies: the example of the specification, quorums, and lines that are nearly right."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,10 +9,11 @@ from hypothesis import strategies as st
 
 from patronage_protocol.errors import FormatError, UsageError, VerificationError
 from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger import trust
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
 from patronage_protocol.ledger.notes import VerifierKey
-from patronage_protocol.ledger.trust import TrustPolicy, flat_policy, quorum_size
+from patronage_protocol.ledger.trust import TrustPolicy, flat_policy, quorum_size, read_trust
 
 LOG_KEY = PrivateKey.from_seed(b"\x31" * 32)
 LOG = VerifierKey.ed25519("log.example", LOG_KEY.public)
@@ -149,3 +151,67 @@ def test_witnesses_with_one_name_do_not_make_a_policy() -> None:
     twin = Ed25519Cosigner(W[0].name, PrivateKey.generate()).verifier
     with pytest.raises(UsageError, match="one name"):
         flat_policy(LOG, [W[0].verifier, twin], faulty=0)
+
+
+def test_several_logs_may_be_trusted_each_key_once_and_the_signer_is_named() -> None:
+    others = [PrivateKey.from_seed(bytes([n]) * 32) for n in (7, 8, 9)]
+    keys = [VerifierKey.ed25519("log.example", key.public) for key in others]
+    for order in itertools.permutations(range(3)):
+        lines = [f"log {keys[k].text}" for k in order]
+        policy = TrustPolicy.parse("\n".join([*lines, "quorum none", ""]).encode())
+        assert [log.text for log in policy.logs] == [keys[k].text for k in order]
+        for k in range(3):
+            assert policy.check(HEAD.sign(others[k])).log == keys[k]
+        with pytest.raises(FormatError, match="each log key once"):
+            TrustPolicy.parse("\n".join([*lines, lines[0], "quorum none"]).encode())
+
+
+def test_of_two_trusted_signers_the_first_of_the_policy_is_named_and_both_must_hold() -> None:
+    other = PrivateKey.from_seed(b"\x07" * 32)
+    second = VerifierKey.ed25519("log.example", other.public)
+    policy = TrustPolicy.parse(f"log {LOG.text}\nlog {second.text}\nquorum none\n".encode())
+    both = SignedCheckpoint(HEAD, HEAD.sign(LOG_KEY).note.with_signatures(*HEAD.sign(other).note.signatures))
+    assert policy.check(both).log == LOG
+    wrong = Checkpoint("log.example", 4, bytes(32)).sign(other).note.signatures
+    with pytest.raises(VerificationError, match="does not verify"):
+        policy.check(SignedCheckpoint(HEAD, HEAD.sign(LOG_KEY).note.with_signatures(*wrong)))
+
+
+def test_a_line_may_carry_one_address() -> None:
+    policy = TrustPolicy.parse(f"log {LOG.text} https://log.example/\nquorum none\n".encode())
+    assert policy.logs == (LOG,)
+    with pytest.raises(FormatError, match="line 1"):
+        TrustPolicy.parse(f"log {LOG.text} https://log.example/ more\nquorum none\n".encode())
+
+
+def test_a_key_that_is_no_text_is_named_with_its_line() -> None:
+    with pytest.raises(FormatError, match="a vkey in UTF-8") as caught:
+        TrustPolicy.parse(b"log \xff\xfe\nquorum none\n")
+    assert caught.value.where == "line 1"
+
+
+def test_witnesses_and_groups_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy is read before anything is believed: its size must not be the attacker's choice."""
+    monkeypatch.setattr(trust, "_MAX_NAMES", 5)
+    lines = [f"witness {n} {W[n].verifier.text}" for n in range(3)]
+    full = [*lines, "group A any 0", "group B any 1"]
+    assert len(TrustPolicy.parse("\n".join([*full, "quorum B"]).encode()).groups) == 2
+    for more in ("group C any 2", f"witness 3 {W[3].verifier.text}"):
+        with pytest.raises(FormatError, match="at most 5 witnesses and groups") as caught:
+            TrustPolicy.parse("\n".join([*full, more, "quorum B"]).encode())
+        assert caught.value.where == "line 6"
+
+
+def test_a_trust_file_is_a_policy_or_one_key_alone(tmp_path: Path) -> None:
+    path = tmp_path / "trust"
+    for text in (LOG.text, f"{LOG.text}\n", f"  {LOG.text}\n\n"):
+        path.write_text(text)
+        assert read_trust(path) == TrustPolicy((LOG,), {}, {}, None)
+    path.write_bytes(EXAMPLE)
+    assert read_trust(path) == TrustPolicy.parse(EXAMPLE)
+    for text in ("", "quorum none extra", f"{LOG.text} {LOG.text}", W[0].verifier.text, "log"):
+        path.write_text(text)
+        with pytest.raises(FormatError):
+            read_trust(path)
+    path.write_text("quorum none\n")
+    assert read_trust(path).quorum is None
