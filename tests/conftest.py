@@ -28,6 +28,8 @@ from patronage_protocol.manifest import (
 from patronage_protocol.rounds import Round
 from patronage_protocol.witnessing import witness_name
 
+pytest_plugins = ("played",)  # rounds that were played, as published ledgers
+
 NOW = 1_800_000_000
 
 

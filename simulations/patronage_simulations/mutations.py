@@ -1,19 +1,24 @@
 """Change every byte and every line of what is published, one at a time, and count what is noticed.
 
-    python -m patronage_simulations.mutations
+    python -m patronage_simulations.mutations [--ledger FOLDER]
 
 A small ledger is published with the cosignatures of four owners and a policy that asks for three; its
 receipt and an equivocation proof are checked too. Every change must be refused, or be on the list of those
 that cannot matter, with the reason: a signature line of a key that nobody asked about proves nothing and
-hides nothing.
+hides nothing. With `--ledger`, a copy of a published ledger of whole rounds is changed instead, and the judge
+is `patronage verify`.
 """
 
+import argparse
+import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tqdm import tqdm
 
 from patronage_protocol.errors import PatronageError
 from patronage_protocol.keys import PrivateKey
@@ -25,8 +30,9 @@ from patronage_protocol.ledger.published import read_published
 from patronage_protocol.ledger.receipts import Receipt, make_receipt
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.ledger.trust import TrustPolicy, flat_policy
+from patronage_protocol.verify import verify_ledger
 
-__all__ = ["Tally", "main", "mutate_all"]
+__all__ = ["Tally", "main", "mutate_all", "mutate_ledger"]
 
 ORIGIN = "consortium.example/rounds"
 FLIPS = (0x01, 0x20, 0x80)
@@ -62,7 +68,7 @@ def mutate_all(folder: Path, entries: int) -> dict[str, Tally]:
     published = folder / "published"
     tallies = {
         path.relative_to(published).as_posix(): _mutate(
-            path.read_bytes(), _in_place(path, published, policy), head
+            path.read_bytes(), _in_place(path, lambda: _witnessed(published, policy)), head
         )
         for path in sorted(published.rglob("*"))
         if path.is_file()
@@ -74,18 +80,37 @@ def mutate_all(folder: Path, entries: int) -> dict[str, Tally]:
     return tallies
 
 
-def _in_place(path: Path, published: Path, policy: TrustPolicy) -> Check:
+def mutate_ledger(ledger: Path, scratch: Path) -> dict[str, Tally]:
+    """Change everything in a copy of a published ledger of whole rounds once, and tally by file."""
+    copy = shutil.copytree(ledger, scratch / "ledger")
+    head = verify_ledger(copy).ledger.signed.checkpoint
+
+    def judge() -> Checkpoint:
+        return verify_ledger(copy).ledger.signed.checkpoint
+
+    paths = [path for path in sorted(copy.rglob("*")) if path.is_file()]
+    return {
+        path.relative_to(copy).as_posix(): _mutate(path.read_bytes(), _in_place(path, judge), head)
+        for path in tqdm(paths, unit="file", disable=None)
+    }
+
+
+def _in_place(path: Path, judge: Callable[[], Checkpoint]) -> Check:
     def check(data: bytes) -> Checkpoint:
         good = path.read_bytes()
         path.write_bytes(data)
         try:
-            read = read_published(published)
-            policy.check(read.signed)
-            return read.signed.checkpoint
+            return judge()
         finally:
             path.write_bytes(good)
 
     return check
+
+
+def _witnessed(published: Path, policy: TrustPolicy) -> Checkpoint:
+    read = read_published(published)
+    policy.check(read.signed)
+    return read.signed.checkpoint
 
 
 def _receipt(data: bytes, policy: TrustPolicy) -> Checkpoint:
@@ -104,7 +129,12 @@ def _mutate(good: bytes, check: Check, head: Checkpoint) -> Tally:
         except PatronageError:
             continue
         lines = _signature_lines(good)
-        if relied_on == head and lines and _signature_lines(data) != lines and _text(data) == _text(good):
+        if (
+            relied_on == head
+            and lines
+            and _signature_lines(data) != lines
+            and _text(data, head.origin) == _text(good, head.origin)
+        ):
             tally.inert.append(f"{kind}: {what}")
         else:
             tally.wrong.append(f"{kind}: {what}")
@@ -138,17 +168,25 @@ def _signature_lines(data: bytes) -> list[bytes]:
     return [line for line in data.split(b"\n") if line.startswith("\u2014 ".encode())]
 
 
-def _text(data: bytes) -> list[bytes]:
+def _text(data: bytes, origin: str) -> list[bytes]:
     """Every line but those of cosigners."""
-    own = f"\u2014 {ORIGIN} ".encode()
+    own = f"\u2014 {origin} ".encode()
     lines = data.split(b"\n")
     return sorted(line for line in lines if line.startswith(own) or line not in _signature_lines(data))
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Print the table; 0 if nothing went through that could matter."""
+    parser = argparse.ArgumentParser(description="Change every byte and line of a published ledger.")
+    parser.add_argument(
+        "--ledger", type=Path, help="a published ledger of whole rounds (default: a small one)"
+    )
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        tallies = mutate_all(Path(folder), entries=5)
+        if options.ledger:
+            tallies = mutate_ledger(options.ledger, Path(folder))
+        else:
+            tallies = mutate_all(Path(folder), entries=5)
     kinds = (
         "bytes flipped",
         "bytes dropped",

@@ -2,18 +2,23 @@
 
 import json
 import os
+import re
 import sqlite3
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from patronage_protocol import cli
 from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.publish import publish
 from patronage_protocol.ledger.receipts import make_receipt
 from patronage_protocol.ledger.store import Ledger
@@ -282,3 +287,151 @@ def test_a_missing_extra_is_named_in_one_line(run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(cli, "application", missing)
     ended = run("simulate")
     assert (ended.status, "pip install 'patronage[client]'" in ended.complaint) == (3, True)
+
+
+@pytest.fixture
+def ledger(ledger_of: Callable[..., Path], scenarios: Any) -> Path:
+    """A published ledger: a round in which one owner's copy was rejected and the budget refunded."""
+    return ledger_of(scenarios["aborted"])
+
+
+@pytest.fixture
+def paying(ledger_of: Callable[..., Path], scenarios: Any) -> Path:
+    """A round that paid two owners; few pairs, so that it is verified in no time."""
+    owners = {name: scenarios["healthy"].owners[name] for name in ("ash", "birch", "fir")}
+    return ledger_of(replace(scenarios["healthy"], owners=owners, pairs=60))
+
+
+def vkey_of(ledger: Path, key: PrivateKey, place: Path) -> Path:
+    origin = (ledger / "checkpoint").read_text().split("\n")[0]
+    place.write_text(VerifierKey.ed25519(origin, key.public).text + "\n")
+    return place
+
+
+def test_verify_says_what_it_checked_and_whose_key_it_believed(
+    run: Run, paying: Path, tmp_path: Path, key_of: Callable[[str], PrivateKey]
+) -> None:
+    ended = run("verify", paying)
+    assert (ended.status, ended.err) == (0, "")
+    assert "VERIFIED   against the key that the ledger itself names" in ended.out
+    assert "What no ledger can show" in ended.out
+    pinned = run("verify", paying, "--trust", vkey_of(paying, key_of("operator"), tmp_path / "vkey"))
+    assert (pinned.status, "VERIFIED   against the key you gave" in pinned.out) == (0, True)
+    told = run("verify", paying, "--json").told
+    assert (told["verified"], told["key_pinned"], told["rounds"][0]["phase"]) == (True, False, "final")
+    assert {check["phase"] for check in told["checks"]} >= {"ledger", "open", "value", "pay", "final"}
+    assert told["not_known"]
+
+
+def test_verify_ends_with_1_for_what_does_not_hold(
+    run: Run, ledger: Path, tmp_path: Path, key_of: Callable[[str], PrivateKey]
+) -> None:
+    trust = ("--trust", vkey_of(ledger, key_of("ash"), tmp_path / "vkey"))
+    stranger = run("verify", ledger, *trust)
+    assert (stranger.status, stranger.complaint.startswith("NOT VERIFIED: ")) == (1, True)
+    entries = next((ledger / "tile" / "entries").iterdir())
+    bundle = next(iter(sorted(entries.iterdir()))) if entries.is_dir() else entries
+    bundle.write_bytes(bundle.read_bytes().replace(b'"amount":"0"', b'"amount":"9"'))
+    ended = run("verify", ledger)
+    assert (ended.status, ended.complaint.startswith("NOT VERIFIED: ")) == (1, True)
+    failed = run("verify", ledger, "--json")
+    assert (failed.status, failed.err, failed.told["verified"]) == (1, "", False)
+    assert set(failed.told["error"]) == {"expected", "got", "do", "where"}
+
+
+def test_verify_ends_with_3_where_it_could_not_check(run: Run, ledger: Path, tmp_path: Path) -> None:
+    for words in ((tmp_path / "none",), (ledger, "--trust", tmp_path / "none")):
+        ended = run("verify", *words)
+        assert (ended.status, ended.complaint.startswith("error: ")) == (3, True)
+        failed = run("verify", *words, "--json")
+        assert (failed.status, failed.err) == (3, "")
+        assert failed.told["error"]["got"] == "No such file or directory"
+
+
+def test_verify_ends_with_2_for_a_trust_file_that_is_none(run: Run, ledger: Path, tmp_path: Path) -> None:
+    for number, data in enumerate((b"", b"junk\n", b"\xff\n", b"one\ntwo\n")):
+        (tmp_path / "vkey").write_bytes(data)
+        ended = run("verify", ledger, "--trust", tmp_path / "vkey")
+        assert (number, ended.status) == (number, 2)
+        assert ended.complaint.startswith("error: ")
+
+
+@pytest.mark.parametrize("layout", ["csv", "hledger", "beancount"])
+def test_payouts_are_exported_from_a_ledger_that_holds(
+    run: Run, paying: Path, tmp_path: Path, layout: str
+) -> None:
+    shown = run("export-payouts", paying, "--format", layout)
+    assert (shown.status, "pin it with --trust" in shown.err) == (0, True)
+    written = run("export-payouts", paying, "--format", layout, "--out", tmp_path / "books", "--round", 1)
+    assert (written.status, written.out) == (0, "")
+    assert (tmp_path / "books").read_bytes().decode() == shown.out
+    assert "declined" in shown.out, "a payment of zero says why"
+    again = run("export-payouts", paying, "--format", layout, "--out", tmp_path / "books")
+    assert (again.status, "one that exists" in again.complaint) == (2, True)
+
+
+def test_a_refund_is_exported_with_its_reason(run: Run, ledger: Path) -> None:
+    *_, last = run("export-payouts", ledger).out.splitlines()
+    assert ",refund,,1000.00,EUR,100000,2,aborted" in last
+
+
+def test_nothing_is_exported_of_a_ledger_that_does_not_hold(run: Run, ledger: Path, tmp_path: Path) -> None:
+    checkpoint = ledger / "checkpoint"
+    good = checkpoint.read_bytes()
+    checkpoint.write_bytes(good.replace(b"\n", b"\n1", 1))
+    ended = run("export-payouts", ledger, "--out", tmp_path / "books")
+    assert (ended.status, ended.complaint.startswith("NOT VERIFIED, nothing exported: ")) == (1, True)
+    checkpoint.write_bytes(good)
+    missing = run("export-payouts", ledger, "--out", tmp_path / "books", "--round", 2)
+    assert (missing.status, "a final round 2" in missing.complaint) == (2, True)
+    assert not (tmp_path / "books").exists()
+
+
+def test_a_round_that_is_not_final_is_left_out(
+    run: Run, ledger_of: Callable[..., Path], scenarios: Any
+) -> None:
+    ended = run("export-payouts", ledger_of(scenarios["open"]))
+    assert (ended.status, "round 1 (open)" in ended.complaint) == (2, True)
+
+
+def test_verify_imports_nothing_but_the_base_install(ledger: Path) -> None:
+    """No torch, no Flower, no network client: only what `pip install patronage` brings."""
+    code = (
+        "import sys\n"
+        "from patronage_protocol.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    words = [sys.executable, "-c", code, "verify", str(ledger)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "VERIFIED" in done.stdout
+    imported = set(done.stderr.split())
+    owners = metadata.packages_distributions()
+    allowed = base_install() | {"patronage"}
+    strange = {
+        name
+        for name in imported
+        if name in owners and not allowed & {canonical(owner) for owner in owners[name]}
+    }
+    assert not strange - {"_virtualenv", "_distutils_hack", "pip", "setuptools"}
+    assert {"pydantic", "cryptography", "numpy"} <= imported, "the list is a real one"
+
+
+def base_install() -> set[str]:
+    """The distributions that the base dependencies of Patronage bring, and what those bring."""
+    found: set[str] = set()
+    wanted = ["patronage"]
+    while wanted:
+        for line in metadata.requires(wanted.pop()) or ():
+            requirement = Requirement(line)
+            name = canonical(requirement.name)
+            if name not in found and (
+                requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            ):
+                found.add(name)
+                wanted.append(name)
+    return found
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
