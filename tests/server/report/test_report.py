@@ -400,7 +400,12 @@ def test_no_report_is_written_into_the_ledger_or_where_there_is_no_folder(
 @given(amount=st.integers(-(10**30), 10**30), exponent=st.integers(0, 4))
 def test_money_is_shown_to_the_unit_whatever_its_size(amount: int, exponent: int) -> None:
     terms = PayoutTerms(
-        policy="gated", currency="JPY", exponent=exponent, budget=0, max_detectable_percent=100
+        policy="gated",
+        currency="JPY",
+        exponent=exponent,
+        minor_unit="declared",
+        budget=0,
+        max_detectable_percent=100,
     )
     shown, currency = money(amount, terms).split("\u00a0")
     assert currency == "JPY"
