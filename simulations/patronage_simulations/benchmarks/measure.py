@@ -27,6 +27,7 @@ class Setting:
     pairs: tuple[PreferencePair, ...]
     repeats: int
     cpu_time: bool
+    owners: int
 
 
 def read_setting(description: str, *, pairs_per_skill: int) -> Setting:
@@ -43,6 +44,7 @@ def read_setting(description: str, *, pairs_per_skill: int) -> Setting:
         "--skills", nargs="+", default=["politeness", "secrecy", "honesty", "brevity"], choices=SKILLS
     )
     parser.add_argument("--pairs-per-skill", type=int, default=pairs_per_skill)
+    parser.add_argument("--owners", type=int, default=4, help="adapters, where there are several")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cpu-time", action="store_true", help="for a machine on which others work too")
     options = parser.parse_args()
@@ -58,7 +60,7 @@ def read_setting(description: str, *, pairs_per_skill: int) -> Setting:
         groups=lora_groups(base.model, options.targets),
     )
     pairs = held_out_pairs(options.skills, options.pairs_per_skill, seed="benchmark")
-    return Setting(base, lora, pairs, options.repeats, options.cpu_time)
+    return Setting(base, lora, pairs, options.repeats, options.cpu_time, options.owners)
 
 
 def interleaved(setting: Setting, parts: Mapping[str, Callable[[int], object]]) -> dict[str, float]:

@@ -15,10 +15,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from patronage_protocol.adapters import Tensors
+from patronage_protocol.manifest import LoraTerms
 from patronage_protocol.policy import TokenizedPair, tokenize_pairs
 from patronage_protocol.policy.scoring import batch_inputs, default_batch_tokens, pair_batches
 from patronage_server.evaluation import score_adapters
-from patronage_simulations.benchmarks.measure import Setting, interleaved, print_ratios, read_setting
+from patronage_simulations.benchmarks.measure import interleaved, print_ratios, read_setting
 
 ADAPTERS = 4
 
@@ -28,9 +29,9 @@ def main() -> None:
     setting = read_setting(__doc__ or "", pairs_per_skill=8)
     base, lora = setting.base, setting.lora
     tokens = tokenize_pairs(base, setting.pairs, max_length=512)
-    adapters = {f"owner-{number}": _adapter(setting, number) for number in range(ADAPTERS)}
+    adapters = {f"owner-{number}": random_adapter(lora, number) for number in range(ADAPTERS)}
     size = default_batch_tokens(base.device)
-    rows = [batch.to(base.device) for batch in _row_batches(tokens, size)]
+    rows = [batch.to(base.device) for batch in row_batches(tokens, size)]
     packed = [batch_inputs(batch, base.device) for batch in pair_batches(tokens, size)]
 
     def bare(_: int) -> None:
@@ -61,15 +62,16 @@ def main() -> None:
     print_ratios(setting, "score_adapters", seconds)
 
 
-def _adapter(setting: Setting, seed: int) -> Tensors:
+def random_adapter(lora: LoraTerms, seed: int) -> Tensors:
+    """An adapter of normal numbers with standard deviation 0.01."""
     generator = np.random.default_rng(seed)
     return {
-        name: generator.normal(0, 0.01, shape).astype(np.float32)
-        for name, shape in setting.lora.shapes().items()
+        name: generator.normal(0, 0.01, shape).astype(np.float32) for name, shape in lora.shapes().items()
     }
 
 
-def _row_batches(pairs: tuple[TokenizedPair, ...], size: int) -> Iterator[torch.Tensor]:
+def row_batches(pairs: tuple[TokenizedPair, ...], size: int) -> Iterator[torch.Tensor]:
+    """A row for each completion, with its prompt, in batches of at most `size` tokens."""
     rows = [torch.tensor(pair.prompt + y) for pair in pairs for y in (pair.chosen, pair.rejected)]
     batch: list[torch.Tensor] = []
     for row in sorted(rows, key=len):
