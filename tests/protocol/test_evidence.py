@@ -62,8 +62,16 @@ def test_margins_that_int32_cannot_hold_are_refused_with_their_place(bad: float)
         ({"adapters": ("0a" * 32,)}, "one adapter digest a player"),
         ({"clusters": (1, 0, 0)}, "order of appearance"),
         ({"clusters": (0, 2, 1)}, "order of appearance"),
+        ({"clusters": (0, 0, 2)}, "order of appearance"),
+        ({"clusters": (0, -1, 1)}, "order of appearance"),
         ({"sources": (0, 1, 2)}, "indices of labels"),
         ({"sources": (0, 1)}, "one source a pair"),
+        ({"sources": (0, 1, 1, 1)}, "one source a pair"),
+        ({"sources": (0, -1, 1)}, "indices of labels"),
+        ({"adapters": ("0a" * 32,) * 3}, "one adapter digest a player"),
+        ({"clusters": (0, 0, 1, 2), "sources": (0, 1, 1, 1)}, "one column a pair"),
+        ({"players": ("ann",), "adapters": ("0a" * 32,)}, "one row a player"),
+        ({"players": ("ann", "ann", "bob"), "adapters": ("0a" * 32,) * 3}, "one row a player"),
         ({"clusters": (0, 1), "sources": (0, 1)}, "one column a pair"),
     ],
 )
@@ -72,6 +80,13 @@ def test_a_header_that_does_not_describe_the_matrix_is_refused(
 ) -> None:
     with pytest.raises(FormatError, match=problem):
         MarginEvidence.from_margins(header(**change), MARGINS)
+
+
+def test_no_player_is_there_twice_whatever_stands_between() -> None:
+    for players in (("ann", "ann", "bob"), ("ann", "bob", "bob"), ("ann", "bob", "ann")):
+        crowd = header(players=players, adapters=("0a" * 32,) * 3)
+        with pytest.raises(FormatError, match="distinct players in sorted order"):
+            MarginEvidence.from_margins(crowd, np.zeros((3, 3)))
 
 
 def test_a_byte_more_or_less_is_refused() -> None:

@@ -100,6 +100,28 @@ def test_clipped_pays_every_positive_share_and_no_negative_one(payout_terms: Ter
     }
 
 
+def test_one_unit_of_share_is_above_zero_and_none_is_not(payout_terms: Terms) -> None:
+    shares = shares_of({"ann": 100, "bob": 1, "cy": 0, "dee": -1})
+    settlement = settle(payout_terms(policy="clipped"), shares, seed=SEED, excluded={})
+    assert by_owner(settlement.payments) == {
+        "ann": (99_010, "share"),
+        "bob": (990, "share"),
+        "cy": (0, "negative"),
+        "dee": (0, "negative"),
+    }
+
+
+def test_a_bound_of_one_unit_is_above_zero_and_a_negative_share_never_weighs(payout_terms: Terms) -> None:
+    """Bounds that no bootstrap gives, but that a hostile operator can publish."""
+    shares = shares_of({"ann": 60, "bob": -1, "cy": 40}, lower={"ann": 1, "bob": 1, "cy": 0})
+    settlement = settle(payout_terms(), shares, seed=SEED, excluded={})
+    assert by_owner(settlement.payments) == {
+        "ann": (100_000, "share"),
+        "bob": (0, "negative"),
+        "cy": (0, "not-above-zero"),
+    }
+
+
 def test_signed_lets_a_negative_share_pay_in_up_to_its_bond(payout_terms: Terms) -> None:
     shares = shares_of({"ann": 60, "bob": 60, "cy": -20})
     unlimited = settle(payout_terms(policy="signed", bond=50_000), shares, seed=SEED, excluded={})

@@ -1,5 +1,7 @@
 """Publishing and reading: whole or refused, and the same folder from the same store."""
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from patronage_protocol import files
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import FormatError, PatronageError, UnavailableError, VerificationError
 from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger.merkle import leaf_hash
 from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.publish import CHECKPOINT, blob_path, publish
 from patronage_protocol.ledger.published import read_published
@@ -229,3 +232,57 @@ def test_a_ledger_that_does_not_continue_the_published_one_is_not_published(
             with pytest.raises(VerificationError):
                 publish(fork, out)
     assert tree(out) == before
+
+
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("change", range(4))
+def test_an_entry_that_was_changed_with_its_tile_does_not_have_the_signed_root(
+    ledger: Ledger, tmp_path: Path, number: int, change: int
+) -> None:
+    """Who can write the folder can make tiles agree with other entries; the signed root is beyond reach."""
+    publish(ledger, tmp_path / "out")
+    entries = list(ledger.entries())
+    entries[number] = f"entry {number}"[:-1].encode() + bytes([0x41 + change])
+    bundle = b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries)
+    (tmp_path / "out/tile/entries/000.p/5").write_bytes(bundle)
+    (tmp_path / "out/tile/0/000.p/5").write_bytes(b"".join(map(leaf_hash, entries)))
+    with pytest.raises(VerificationError, match="entries with the root"):
+        read_published(tmp_path / "out")
+
+
+@pytest.mark.parametrize("other", [b"", b"margin", b"margins2", b"Margins", b"\x00", b"x", b"y", b"z"])
+def test_a_blob_that_changes_after_it_was_listed_is_noticed(
+    ledger: Ledger, tmp_path: Path, other: bytes
+) -> None:
+    publish(ledger, tmp_path / "out")
+    read = read_published(tmp_path / "out")
+    (tmp_path / "out" / blob_path(sha256(b"margins"))).write_bytes(other)
+    with pytest.raises(VerificationError, match="bytes with SHA-256"):
+        read.blobs[sha256(b"margins")]
+    with pytest.raises(VerificationError, match="bytes with SHA-256"):
+        read_published(tmp_path / "out")
+
+
+def test_a_folder_or_a_blob_that_the_disk_does_not_give_is_not_taken_for_absent(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ledger, tmp_path / "out")
+    scan, opened = os.scandir, Path.open
+
+    def failing_scan(path: str) -> object:
+        if str(path).endswith("tile"):
+            raise OSError(errno.EIO, "Input/output error")
+        return scan(path)
+
+    def failing_open(path: Path, *words: str, **named: str) -> object:
+        if path.name == sha256(b"margins"):
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, *words, **named)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", failing_scan)
+        with pytest.raises(UnavailableError, match="Input/output error"):
+            read_published(tmp_path / "out")
+    monkeypatch.setattr(Path, "open", failing_open)
+    with pytest.raises(UnavailableError, match="Input/output error"):
+        read_published(tmp_path / "out")
