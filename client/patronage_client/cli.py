@@ -125,6 +125,21 @@ def status(home: Home, as_json: Json = False) -> None:
 
 
 @owner.command()
+def trust(home: Home) -> None:
+    """Print whom to trust, for `patronage verify --trust`: the operator's log and its witnesses' quorum.
+
+    It is made from the terms that you accepted last, as a C2SP policy (tlog-policy).
+
+    Example: patronage owner trust alice > consortium.policy
+    """
+    from patronage_client.home import OwnerHome
+    from patronage_client.receipts import last_manifest
+    from patronage_protocol.witnessing import witness_policy
+
+    typer.echo(witness_policy(last_manifest(OwnerHome.load(home))).encode(), nl=False)
+
+
+@owner.command()
 def receipts(home: Home, as_json: Json = False) -> None:
     """Verify the receipts you keep, and show what you were paid and why.
 

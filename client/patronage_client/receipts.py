@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from patronage_client.explain import money
 from patronage_client.home import OwnerHome
 from patronage_protocol.entries import AnyEntry, Paid, decode_entry
-from patronage_protocol.errors import RemoteProtocolError, VerificationError
+from patronage_protocol.errors import RemoteProtocolError, UsageError, VerificationError
 from patronage_protocol.files import read_bytes
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.notes import VerifierKey
@@ -19,7 +19,7 @@ from patronage_protocol.manifest import Manifest
 from patronage_protocol.payout import Reason
 from patronage_protocol.witnessing import check_quorum
 
-__all__ = ["KeptReceipt", "kept_receipts"]
+__all__ = ["KeptReceipt", "kept_receipts", "last_manifest"]
 
 MAX_MANIFEST = 16 * 2**20
 
@@ -69,6 +69,20 @@ def kept_receipts(home: OwnerHome) -> list[KeptReceipt]:
     """
     found = [_kept(home, path) for path in (home.path / "rounds").glob("*/receipt.tlog-proof")]
     return sorted(found, key=lambda receipt: receipt.round)
+
+
+def last_manifest(home: OwnerHome) -> Manifest:
+    """The terms of the last round that the owner took part in.
+
+    Raises:
+        UsageError: there is none.
+        FormatError, UnavailableError: it cannot be read.
+    """
+    kept = (home.path / "rounds").glob("*/manifest.json")
+    manifests = [Manifest.decode(read_bytes(path, limit=MAX_MANIFEST)) for path in kept]
+    if not manifests:
+        raise UsageError("a round that was accepted", got="none", do="join one first: patronage owner join")
+    return max(manifests, key=lambda manifest: manifest.round)
 
 
 def _kept(home: OwnerHome, path: Path) -> KeptReceipt:

@@ -13,16 +13,10 @@ from typing import Annotated
 import typer
 
 from patronage_protocol.accounting_cli import register as accounting_commands
-from patronage_protocol.console import JsonFlag, print_json
-from patronage_protocol.errors import (
-    FormatError,
-    MissingExtraError,
-    PatronageError,
-    RemoteProtocolError,
-    UsageError,
-    VerificationError,
-)
+from patronage_protocol.console import JsonFlag, explained, print_json
+from patronage_protocol.errors import MissingExtraError, PatronageError, UsageError
 from patronage_protocol.ledger.cli import register as ledger_commands
+from patronage_protocol.verify_cli import register as verify_command
 
 __all__ = ["main"]
 
@@ -43,8 +37,6 @@ EXTRA_OF = {
     "uvicorn": "server",
 }
 """Which extra brings a package that a command found missing."""
-
-NOT_VERIFIED = 1
 
 
 def main() -> None:
@@ -70,7 +62,7 @@ def application() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_root)
-    app.command()(verify)
+    verify_command(app)
     app.command()(keygen)
     ledger_commands(app)
     accounting_commands(app)
@@ -81,54 +73,6 @@ def application() -> typer.Typer:
 
 def _root() -> None:
     """Train one language model together, and be paid for what your data was worth."""
-
-
-def verify(
-    ledger: Annotated[Path, typer.Argument(help="The folder of a published ledger.")],
-    trust: Annotated[
-        Path | None,
-        typer.Option(help="A file with the operator's verifier key (C2SP vkey) as you know it."),
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Check a published ledger from bytes to minor units, offline.
-
-    Exit status: 0 verified, 1 not verified, 2 wrong usage, 3 could not check.
-
-    Example: patronage verify run/ledger --trust operator.vkey
-    """
-    from patronage_protocol.ledger.notes import VerifierKey
-    from patronage_protocol.verify import NOT_KNOWN, verify_ledger
-
-    key = VerifierKey.parse(_one_line(trust)) if trust else None
-    try:
-        verdict = verify_ledger(ledger, trust=key)
-    except (VerificationError, FormatError, RemoteProtocolError) as error:
-        if as_json:
-            print_json({"verified": False, "error": _explained(error)})
-        else:
-            typer.echo(f"NOT VERIFIED: {error}", err=True)
-        raise typer.Exit(NOT_VERIFIED) from None
-    if as_json:
-        checks = [check.model_dump() for check in verdict.checks]
-        rounds = [{"manifest": state.manifest.digest, "phase": state.phase.value} for state in verdict.rounds]
-        print_json(
-            {
-                "verified": True,
-                "key_pinned": verdict.pinned,
-                "rounds": rounds,
-                "checks": checks,
-                "not_known": list(NOT_KNOWN),
-            }
-        )
-        return
-    for check in verdict.checks:
-        typer.echo(f"{check.phase:<10} {check.what}")
-    whose = (
-        "the key you gave" if verdict.pinned else "the key that the ledger itself names (pin it with --trust)"
-    )
-    typer.echo(f"VERIFIED   against {whose}")
-    typer.echo("What no ledger can show: " + "; ".join(NOT_KNOWN) + ".")
 
 
 def keygen(
@@ -172,13 +116,9 @@ def _one_line(path: Path) -> str:
     return lines[0]
 
 
-def _explained(error: PatronageError) -> dict[str, str]:
-    return {"expected": error.expected, "got": error.got, "do": error.do, "where": error.where}
-
-
 def _fail(error: PatronageError) -> None:
     if "--json" in sys.argv:
-        print_json({"error": _explained(error)})
+        print_json({"error": explained(error)})
     else:
         typer.echo(f"error: {error}", err=True)
     raise SystemExit(error.exit_code)

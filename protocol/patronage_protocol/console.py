@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonFlag", "print_json"]
+from patronage_protocol.errors import PatronageError
+
+__all__ = ["JsonFlag", "explained", "print_json"]
 
 SCHEMA_VERSION = 1
 
@@ -15,3 +17,8 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on stdout, with the version of its layout."""
     typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}, ensure_ascii=False))
+
+
+def explained(error: PatronageError) -> dict[str, str]:
+    """The parts of an error, for scripts."""
+    return {"expected": error.expected, "got": error.got, "do": error.do, "where": error.where}

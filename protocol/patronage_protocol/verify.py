@@ -1,10 +1,12 @@
 """Verify a published ledger from bytes to minor units, offline, on the base install.
 
-    ledger     every byte of every file is accounted for; tree and checkpoint agree; the signature is the
-    key's open       the operator signed the manifest accept, commit, close, reveal, intake, evaluate, pay,
-    final
+    ledger     every byte of every file is accounted for; tree and checkpoint agree; the operator's key signed
+    open       the operator signed the manifest
+    accept, commit, close, reveal, intake, evaluate, pay, final
                each entry passes the state machine that the operator itself ran; owners' signatures hold; each
                adapter digest opens its commitment
+    witness    a quorum of the manifest's witnesses cosigned the head at close and the head at final
+    trust      the checkpoint satisfies the policy that the verifier brought
     value      shares, intervals and power recomputed from the margins
     pay        payouts recomputed from the shares, to the unit
 
@@ -12,19 +14,23 @@ What it cannot know is in `NOT_KNOWN`, and is printed with every verdict.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 from patronage_protocol.canonical import Canonical
 from patronage_protocol.entries import AnyEntry, Evaluated, Opened, Valued, decode_entry
-from patronage_protocol.errors import VerificationError
+from patronage_protocol.errors import UsageError, VerificationError
 from patronage_protocol.evaluations import Evidence, read_evidence
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.keys import PublicKey
+from patronage_protocol.ledger.merkle import leaf_hash, root_of_leaves
 from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.published import PublishedLedger, read_published
+from patronage_protocol.ledger.receipts import Receipt
+from patronage_protocol.ledger.trust import TrustPolicy
 from patronage_protocol.manifest import GameTerms, Manifest
 from patronage_protocol.pool_evidence import PoolEvidence
 from patronage_protocol.rounds import Phase, Round, Standing, follow
@@ -33,7 +39,7 @@ from patronage_protocol.valuation import value
 from patronage_protocol.valuation.engine import MethodChoice
 from patronage_protocol.witnessing import check_quorum
 
-__all__ = ["NOT_KNOWN", "Check", "Verdict", "verify_ledger"]
+__all__ = ["NOT_KNOWN", "Check", "ReceiptVerdict", "Verdict", "verify_ledger", "verify_receipt"]
 
 MOST_FOR_SECOND = 16
 """Up to so many players a second method is no burden."""
@@ -45,7 +51,8 @@ NOT_KNOWN = (
     "that the data was lawful to use",
     "that the margins were measured on the declared base model and held-out pairs",
     "that no trigger hides in an adapter",
-    "that nobody was shown another ledger; compare checkpoints with other owners",
+    "that nobody was shown another ledger by more liars than the quorum bears; compare checkpoints",
+    "that the witnesses are different people, and who is behind a key",
 )
 
 
@@ -67,6 +74,7 @@ class Verdict:
         checks: what was checked, in the order of the phases.
         key: the operator's key.
         pinned: whether that key was given, rather than taken from the ledger itself.
+        trusted: witnesses of the policy that was given, and when each cosigned the checkpoint.
     """
 
     ledger: PublishedLedger
@@ -75,14 +83,26 @@ class Verdict:
     checks: tuple[Check, ...]
     key: VerifierKey
     pinned: bool
+    trusted: Mapping[str, int] = field(default_factory=dict)
 
 
-def verify_ledger(folder: Path, *, trust: VerifierKey | None = None) -> Verdict:
+@dataclass(frozen=True)
+class ReceiptVerdict:
+    """A receipt that holds: the entry in it is in the log. `witnesses` are those that were looked for."""
+
+    receipt: Receipt
+    entry: bytes
+    witnesses: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+def verify_ledger(folder: Path, *, trust: TrustPolicy | VerifierKey | None = None) -> Verdict:
     """Check everything that a published ledger claims.
 
     Args:
         folder: the published ledger.
-        trust: the operator's key as the verifier knows it; without it the ledger's own word is taken for it.
+        trust: whom the verifier trusts: a policy, or the operator's key alone; without it the ledger's own
+            word is taken for its key and its witnesses.
 
     Raises:
         VerificationError, FormatError, RemoteProtocolError: it does not hold; says where.
@@ -100,7 +120,8 @@ def verify_ledger(folder: Path, *, trust: VerifierKey | None = None) -> Verdict:
     if not rounds:
         raise VerificationError("a ledger with a round", got="no entries", do="ask the operator for it")
     _check_blobs(ledger, entries)
-    key = _check_checkpoint(ledger, rounds, trust)
+    policy = TrustPolicy((trust,), {}, {}, None) if isinstance(trust, VerifierKey) else trust
+    key, trusted = _check_checkpoint(ledger, rounds, policy)
     checks = [
         Check(
             phase="ledger",
@@ -113,6 +134,8 @@ def verify_ledger(folder: Path, *, trust: VerifierKey | None = None) -> Verdict:
     if (last := rounds[-1]).awaits_witnesses and last.phase is Phase.FINAL:
         seen = check_quorum(ledger.signed, last.manifest)
         checks.append(Check(phase="witness", what=f"the end {_cosigned(seen, last)}"))
+    if policy is not None and policy.quorum is not None:
+        checks.append(Check(phase="trust", what=f"the policy's quorum: {', '.join(sorted(trusted))}"))
     return Verdict(
         ledger=ledger,
         rounds=rounds,
@@ -120,15 +143,78 @@ def verify_ledger(folder: Path, *, trust: VerifierKey | None = None) -> Verdict:
         checks=tuple(checks),
         key=key,
         pinned=trust is not None,
+        trusted=trusted,
     )
 
 
+def verify_receipt(
+    data: bytes, *, trust: TrustPolicy | None = None, verdict: Verdict | None = None
+) -> ReceiptVerdict:
+    """Check a receipt alone, against a ledger that was verified, or both.
+
+    Args:
+        data: the bytes of the file.
+        trust: whom the verifier trusts.
+        verdict: a ledger to which the receipt must belong; where `trust` is missing, its key and the quorum
+            of the round's own manifest are asked for.
+
+    Raises:
+        UsageError: neither is given.
+        FormatError: it is no receipt.
+        VerificationError, RemoteProtocolError: it does not hold, or is of another log than the ledger.
+    """
+    receipt = Receipt.parse(data)
+    head = receipt.signed.checkpoint
+    checks: list[str] = []
+    witnesses: tuple[str, ...] = ()
+    if trust is not None:
+        entry = receipt.verify(trust)
+        witnesses = tuple(sorted(trust.check(receipt.signed).times))
+        checks.append(f"signed and witnessed as the trust file asks: {', '.join(witnesses) or 'no witness'}")
+    elif verdict is not None:
+        entry = receipt.verify(verdict.key)
+    else:
+        raise UsageError(
+            "a trust file or a ledger beside the receipt", got="neither", do="add --trust FILE or the ledger"
+        )
+    checks.append(f"entry {receipt.index} of the {head.size} under the head of {head.origin}")
+    if verdict is not None:
+        checks += _belongs(receipt, verdict)
+        witnesses = witnesses or _witnesses_of(receipt, verdict)
+    return ReceiptVerdict(
+        receipt, entry, witnesses, tuple(Check(phase="receipt", what=what) for what in checks)
+    )
+
+
+def _belongs(receipt: Receipt, verdict: Verdict) -> list[str]:
+    """The receipt's head is a head of this very ledger; a receipt from a fork convicts the operator."""
+    head, entries = receipt.signed.checkpoint, verdict.ledger.entries
+    if head.size > len(entries) or root_of_leaves(map(leaf_hash, entries[: head.size])) != head.root:
+        raise VerificationError(
+            f"a receipt whose head of {head.size} entries the ledger continues",
+            got=f"a ledger of {len(entries)} entries that does not",
+            do="keep both: unless the ledger is older, they prove a fork (patronage prove-equivocation)",
+            where="receipt",
+        )
+    return ["the ledger continues that head, so both are of one log"]
+
+
+def _witnesses_of(receipt: Receipt, verdict: Verdict) -> tuple[str, ...]:
+    """The quorum that the manifest of the entry's round asks for."""
+    numbers = accumulate(map(len, verdict.entries))
+    place = next(place for place, end in enumerate(numbers) if receipt.index < end)
+    state = verdict.rounds[place]
+    return () if state.aborted == "witnesses" else check_quorum(receipt.signed, state.manifest)
+
+
 def _check_checkpoint(
-    ledger: PublishedLedger, rounds: Sequence[Round], trust: VerifierKey | None
-) -> VerifierKey:
+    ledger: PublishedLedger, rounds: Sequence[Round], trust: TrustPolicy | None
+) -> tuple[VerifierKey, Mapping[str, int]]:
+    """The operator's key, which every manifest names and the policy lists, and what the policy found."""
     operator = rounds[0].manifest.operator
     claimed = VerifierKey.ed25519(rounds[0].manifest.origin, PublicKey.from_base64(operator.key))
-    key = trust or claimed
+    witnessed = None if trust is None else trust.check(ledger.signed)
+    key = claimed if witnessed is None else witnessed.log
     ledger.authenticate(key)
     if key != claimed or any(state.manifest.operator != operator for state in rounds):
         raise VerificationError(
@@ -137,7 +223,7 @@ def _check_checkpoint(
             do="do not trust it; ask the operator about its key",
             where="open",
         )
-    return key
+    return key, {} if witnessed is None else witnessed.times
 
 
 def _blob(ledger: PublishedLedger, digest: str) -> bytes:
@@ -229,8 +315,10 @@ def _check_shares(published: Shares, evidence: Evidence, manifest: Manifest) -> 
     difference = check_shares(published, recomputed)
     line = f"shares, intervals, power by {published.method} again, within {difference} units of 2**-40"
     other: MethodChoice = "polynomial" if published.method == "enumeration" else "enumeration"
-    if len(published.players) > MOST_FOR_SECOND or manifest.game.utility == "win":
-        return line
+    if len(published.players) > MOST_FOR_SECOND:
+        return f"{line}; too many players for a second method"
+    if manifest.game.utility == "win":
+        return f"{line}; no second method for this utility"
     if isinstance(evidence, PoolEvidence):
         return f"{line}; {_pools_in_words(published)}"
     assert isinstance(manifest.game, GameTerms), "evidence was read by the terms"

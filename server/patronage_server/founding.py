@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
-from patronage_protocol.errors import DataError
+from patronage_protocol.errors import DataError, UsageError
 from patronage_protocol.files import read_bytes, whole_folder, write_atomic
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.pair_files import read_pairs, write_pairs
@@ -33,12 +33,14 @@ class Founding:
         base_model: hub id, folder, GGUF file or `tiny`.
         held_out: the pairs on which coalitions are scored; a copy is kept.
         terms: a file of round terms that were looked at, or None for the template.
+        second_place: the file for the head signed last, in a folder that is there; None for the own folder.
     """
 
     network: NetworkConfig
     base_model: str
     held_out: Path
     terms: Path | None = None
+    second_place: Path | None = None
 
 
 def found_operator(folder: Path, founding: Founding) -> PublicKey:
@@ -50,6 +52,10 @@ def found_operator(folder: Path, founding: Founding) -> PublicKey:
         UnavailableError: a file cannot be read or written.
     """
     pairs = read_pairs(founding.held_out).pairs
+    if founding.second_place is not None and not founding.second_place.parent.is_dir():
+        raise UsageError(
+            f"a folder {founding.second_place.parent}", got="none", do="make it, best on another disk"
+        )
     template = files("patronage_server").joinpath("round_terms.toml").read_bytes()
     terms = read_bytes(founding.terms, limit=MAX_TERMS) if founding.terms else template
     key = PrivateKey.generate()
@@ -58,7 +64,12 @@ def found_operator(folder: Path, founding: Founding) -> PublicKey:
         write_atomic(new / "held-out.secret", secrets.token_bytes(SECRET_BYTES), mode=0o600)
         write_pairs(new / "held-out.jsonl", pairs)
         write_atomic(new / "terms.toml", terms)
-        write_toml(new / "operator.toml", {"base_model": founding.base_model})
+        settings = {"base_model": founding.base_model}
+        if founding.second_place is None:
+            (new / "second-place").mkdir()
+        else:
+            settings["second_place"] = str(founding.second_place.absolute())
+        write_toml(new / "operator.toml", settings)
         write_toml(new / "network.toml", founding.network.model_dump())
         (new / "owners").mkdir()
         _certify(new / "tls", founding.network)

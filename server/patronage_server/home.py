@@ -10,6 +10,7 @@
     candidates.jsonl         the answers on which rewards were scored, under the utility `reward`
     consortium-adapter/      the exported sum of all admitted adapters, a PEFT folder
     published/               the static ledger that everybody reads
+    second-place/head        the head signed last, unless operator.toml names another disk
 
 Nothing is written outside the folder.
 """
@@ -20,6 +21,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from patronage_protocol.errors import UnavailableError
 from patronage_protocol.files import read_bytes
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.store import Ledger
@@ -41,6 +43,8 @@ class OperatorConfig(Settings):
         cache: folder for de-quantised models, relative to the folder; empty for none.
         published: the folder of the published ledger, relative to the folder.
         exported: the folder of the exported adapter, relative to the folder.
+        second_place: the file with the head that was signed last, relative to the folder; best on another
+            disk, where a restored backup of the folder does not reach.
     """
 
     base_model: str
@@ -50,6 +54,7 @@ class OperatorConfig(Settings):
     cache: str = ""
     published: str = "published"
     exported: str = "consortium-adapter"
+    second_place: str = "second-place/head"
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,11 @@ class OperatorHome:
             UnavailableError, UsageError, FormatError, VerificationError: it cannot be opened; says why.
         """
         path = self.path / "ledger.sqlite"
+        guard = self.path / self.config.second_place
         if path.exists():
-            return Ledger.open(path, self.key)
-        return Ledger.create(path, origin, self.key)
+            return Ledger.open(path, self.key, guard=guard)
+        _require_folder(guard.parent)
+        return Ledger.create(path, origin, self.key, guard=guard)
 
     @property
     def published(self) -> Path:
@@ -119,3 +126,13 @@ class OperatorHome:
 def adapter_file(folder: Path, owner: str) -> Path:
     """Where an operator's folder keeps the adapter of an owner."""
     return folder / "adapters" / f"{owner}.safetensors"
+
+
+def _require_folder(folder: Path) -> None:
+    """A second place is made by a person, or when the operator is founded: a disk may not be mounted."""
+    if not folder.is_dir():
+        raise UnavailableError(
+            f"a folder {folder} for the head signed last",
+            got="none",
+            do="mount the disk, or make the folder, or mend second_place in operator.toml",
+        )

@@ -26,6 +26,10 @@ def init(
     heldout: Annotated[Path, typer.Option(help="The preference pairs on which coalitions are scored.")],
     name: Annotated[str, typer.Option(help="The operator's name in the consortium.")] = "operator",
     terms: Annotated[Path | None, typer.Option(help="Round terms (TOML); a template if left out.")] = None,
+    second_place: Annotated[
+        Path | None,
+        typer.Option(help="A file for the head signed last, best on another disk; an old backup is refused."),
+    ] = None,
     superlink_port: Annotated[int, typer.Option(help="A free port on the loopback interface.")] = 9092,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +56,7 @@ def init(
         from patronage_server.terms import RoundTerms
 
         read_settings(terms, RoundTerms)
-    key = found_operator(home, Founding(network, base_model, heldout, terms))
+    key = found_operator(home, Founding(network, base_model, heldout, terms, second_place))
     if as_json:
         print_json({"operator_key": key.text, "folder": str(home)})
         return

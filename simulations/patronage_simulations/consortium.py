@@ -4,6 +4,7 @@
     RUN/operator/          the operator's folder (its key, terms, held-out pairs and store)
     RUN/ledger/            the published ledger
     RUN/adapter/           the consortium's adapter, a PEFT folder
+    RUN/second-place/      the head that the operator signed last
 
 Keys follow from the seed, so that a run can be repeated to the byte; a real owner's key is random.
 """
@@ -142,7 +143,13 @@ def _found_operator(folder: Path, manifest: Manifest, secret: bytes, plan: Plan,
     write_atomic(folder / "held-out.secret", secret, mode=0o600)
     write_pairs(folder / "held-out.jsonl", plan.held_out)
     write_atomic(folder / "manifest.json", manifest.encode())
-    settings = {"published": "../ledger", "exported": "../adapter", **_computing(plan)}
+    (folder.parent / "second-place").mkdir()
+    settings = {
+        "published": "../ledger",
+        "exported": "../adapter",
+        "second_place": "../second-place/head",
+        **_computing(plan),
+    }
     _write_toml(folder / "operator.toml", settings)
 
 

@@ -90,7 +90,6 @@ def test_the_help_of_every_command_has_an_example(run: Run) -> None:
         "verify",
         "keygen",
         "fsck",
-        "verify-receipt",
         "prove-equivocation",
         "check-equivocation",
         "export-payouts",
@@ -101,7 +100,7 @@ def test_the_help_of_every_command_has_an_example(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("nonsense",), ("verify",), ("verify", "a", "b"), ("verify", "x", "--no-such")]
+    "words", [("nonsense",), ("fsck",), ("verify", "a", "b"), ("verify", "x", "--no-such")]
 )
 def test_a_command_line_that_is_none_ends_with_status_2(run: Run, words: Sequence[str]) -> None:
     ended = run(*words)
@@ -194,16 +193,26 @@ def test_fsck_tells_a_sound_store_from_a_damaged_one_and_from_none(run: Run, pla
         assert run("fsck", place / name, "--json").told["error"]["expected"]
 
 
-def test_verify_receipt_speaks_for_itself(run: Run, place: Path) -> None:
-    words = ("verify-receipt", place / "one.tlog-proof", "--trust", place / "log.vkey")
+def test_a_receipt_speaks_for_itself(run: Run, place: Path) -> None:
+    words = ("verify", "--receipt", place / "one.tlog-proof", "--trust", place / "log.vkey")
     ended = run(*words)
-    assert (ended.status, ended.out) == (0, "paid 3\n")
-    assert "entry 1 of 2 of log.example; cosigned by nobody" in ended.err
+    assert (ended.status, ended.err) == (0, "")
+    assert "entry      paid 3\n" in ended.out
+    assert "entry 1 of the 2 under the head of log.example" in ended.out
     told = run(*words, "--json").told
-    assert (told["verified"], told["index"], told["size"], told["entry"]) == (True, 1, 2, "paid 3")
+    assert told["verified"] is True
+    assert [told["receipt"][name] for name in ("index", "size", "entry")] == [1, 2, "paid 3"]
 
 
-def test_verify_receipt_refuses_what_does_not_hold(run: Run, place: Path) -> None:
+def test_verify_without_anything_to_verify_or_anybody_to_trust_says_what_it_needs(
+    run: Run, place: Path
+) -> None:
+    for words in ((), ("--receipt", place / "one.tlog-proof"), ("--trust", place / "log.vkey")):
+        ended = run("verify", *words)
+        assert (ended.status, "--receipt FILE --trust FILE" in ended.complaint) == (2, True)
+
+
+def test_a_receipt_is_refused_for_what_does_not_hold(run: Run, place: Path) -> None:
     good = (place / "one.tlog-proof").read_bytes()
     (place / "moved").write_bytes(good.replace(b"index 1", b"index 0"))
     (place / "mixed").write_bytes(
@@ -216,17 +225,17 @@ def test_verify_receipt_refuses_what_does_not_hold(run: Run, place: Path) -> Non
         ("moved", "log.vkey", 1),
         ("mixed", "log.vkey", 1),
         ("one.tlog-proof", "stranger.vkey", 1),
-        ("junk", "log.vkey", 2),
+        ("junk", "log.vkey", 1),
         ("large", "log.vkey", 2),
         ("one.tlog-proof", "two.policy", 2),
         ("none", "log.vkey", 3),
         ("one.tlog-proof", "none", 3),
     )
     for receipt, trust, status in cases:
-        words = ("verify-receipt", place / receipt, "--trust", place / trust)
+        words = ("verify", "--receipt", place / receipt, "--trust", place / trust)
         ended = run(*words)
         assert (receipt, trust, ended.status) == (receipt, trust, status)
-        assert ended.complaint.startswith("error: ")
+        assert ended.complaint.startswith("NOT VERIFIED: " if status == 1 else "error: ")
         failed = run(*words, "--json")
         assert (failed.status, failed.err) == (status, "")
         assert set(failed.told["error"]) == {"expected", "got", "do", "where"}

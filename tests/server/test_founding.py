@@ -1,5 +1,6 @@
 """An operator's folder is made whole, and takes each owner once."""
 
+import shutil
 import socket
 import stat
 from collections.abc import Callable
@@ -7,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from patronage_client.founding import found_owner
+from patronage_protocol.cli import application
 from patronage_protocol.errors import UnavailableError, UsageError, VerificationError
 from patronage_protocol.joining import Registration, read_envelope, write_envelope
 from patronage_protocol.keys import PrivateKey
@@ -16,6 +19,7 @@ from patronage_protocol.pair_files import write_pairs
 from patronage_protocol.preferences import PreferencePair
 from patronage_server.certificates import expiry, make_authority, make_server_certificate
 from patronage_server.founding import Founding, found_operator, renew
+from patronage_server.home import OperatorHome
 from patronage_server.network import Network, NetworkConfig
 from patronage_server.registry import register
 from patronage_server.serve import serve
@@ -141,3 +145,48 @@ def test_a_port_that_is_taken_is_named(operator: Network) -> None:
         config = CONFIG.model_copy(update={"address": f"127.0.0.1:{port}"})
         with pytest.raises(UnavailableError, match=f"expected the port {port} of 0.0.0.0 to be free"):
             serve(Network(operator.home, config))
+
+
+def test_a_restored_backup_is_refused_by_the_command_that_would_go_on_with_it(
+    tmp_path: Path, pairs: Path, owner: Callable[[str], Path]
+) -> None:
+    second = tmp_path / "usb"
+    second.mkdir()
+    home = tmp_path / "operator"
+    words = ["--consortium", "demo", "--address", "127.0.0.1:18443", "--base-model", "tiny"]
+    found = ["operator", "init", home, *words, "--heldout", pairs]
+    with pytest.raises(UsageError, match="best on another disk"):
+        patronage(*found, "--second-place", tmp_path / "nowhere" / "head")
+    assert not home.exists()
+    patronage(*found, "--second-place", second / "head")
+    patronage("operator", "register", home, owner("ann"), owner("bob"))
+    store = home / "ledger.sqlite"
+    with OperatorHome.load(home).open_ledger("operator/demo") as ledger:
+        ledger.append([b"last week"])
+        assert ledger.checkpoint.checkpoint.size == 1
+    shutil.copy(store, home / "backup")
+    with OperatorHome.load(home).open_ledger("operator/demo") as ledger:
+        ledger.append([b"this week"])
+        assert ledger.checkpoint.checkpoint.size == 2
+    shutil.copy(home / "backup", store)
+    with pytest.raises(VerificationError, match="the store is an old backup"):
+        patronage("operator", "invite", home)
+    assert not (home / "invitation.json").exists()
+    shutil.rmtree(second)
+    with pytest.raises(VerificationError, match="find out where it went"):
+        patronage("operator", "invite", home)
+
+
+def test_a_ledger_is_not_begun_beside_a_second_place_that_is_not_mounted(operator: Network) -> None:
+    (operator.home / "second-place").rmdir()
+    with pytest.raises(UnavailableError, match="mount the disk"):
+        OperatorHome.load(operator.home).open_ledger("operator/demo")
+    assert not (operator.home / "ledger.sqlite").exists()
+
+
+def patronage(*words: object) -> None:
+    """Run a command in this process."""
+    result = CliRunner().invoke(application(), [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output

@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import Context, RecordDict
+from typer.testing import CliRunner
 
+from patronage_client.app import client_app
 from patronage_client.owner import Owner
 from patronage_protocol.adapters import encode
 from patronage_protocol.canonical import sha256
+from patronage_protocol.cli import application
 from patronage_protocol.entries import AnyEntry, decode_entry
 from patronage_protocol.envelopes import Envelope
 from patronage_protocol.errors import (
@@ -32,14 +36,18 @@ from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.notes import Note, VerifierKey
 from patronage_protocol.ledger.published import read_published
 from patronage_protocol.ledger.receipts import Receipt
+from patronage_protocol.ledger.witness import make_memory
 from patronage_protocol.policy import shared_base_model
 from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.verify import verify_ledger
-from patronage_protocol.witnessing import check_quorum
+from patronage_protocol.witnessing import check_quorum, witness_key, witness_policy
+from patronage_server.app import server_app
 from patronage_server.book import Book
+from patronage_server.follow import entries_since
 from patronage_simulations import consortium as consortium_module
 from patronage_simulations.consortium import Consortium, Plan, found
-from patronage_simulations.engines import run_local
+from patronage_simulations.engines import SimulatedClock, run_local
+from patronage_simulations.grid import LocalGrid
 
 Adapter = Callable[..., dict[str, np.ndarray]]
 Trained = Callable[..., Consortium]
@@ -339,10 +347,100 @@ def test_an_operator_whose_store_is_older_than_what_a_witness_saw_stops(trained:
     for path in consortium.operator.glob("backup.sqlite*"):
         shutil.copy(path, path.with_name(path.name.replace("backup", "ledger")))
     shutil.rmtree(consortium.ledger)
+    (consortium.folder / "second-place" / "head").unlink()
     assert store.exists()
     with pytest.raises(LocalProtocolError, match="old backup"):
         run_local(consortium, silent)
     assert not consortium.ledger.exists()
+
+
+def test_a_restored_backup_is_refused_by_the_second_place_before_anything_is_signed(trained: Trained) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    store = consortium.operator / "ledger.sqlite"
+
+    def back_up(entry: AnyEntry, _state: Round) -> None:
+        if entry.kind == "reveal":
+            for path in consortium.operator.glob("ledger.sqlite*"):
+                shutil.copy(path, path.with_name(path.name.replace("ledger", "backup")))
+
+    run_local(consortium, back_up)
+    head = (consortium.folder / "second-place" / "head").read_bytes()
+    for path in consortium.operator.glob("backup.sqlite*"):
+        shutil.copy(path, path.with_name(path.name.replace("backup", "ledger")))
+    restored = entries_since(store, 0)
+    with pytest.raises(VerificationError, match="restore the missing entries from the published files"):
+        run_local(consortium, silent)
+    assert entries_since(store, 0) == restored
+    assert (consortium.folder / "second-place" / "head").read_bytes() == head
+
+
+def test_a_trust_file_of_an_owner_verifies_ledger_and_receipt_and_refuses_others(
+    trained: Trained, tmp_path: Path
+) -> None:
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3})
+    final = run(consortium)
+    ann = consortium.folder / "owners" / "ann"
+    policy = tmp_path / "consortium.policy"
+    policy.write_text(patronage("owner", "trust", ann)[1])
+    assert policy.read_bytes() == witness_policy(final.manifest).encode()
+    receipt = ann / "rounds" / "orchard-1" / "receipt.tlog-proof"
+    for words in (
+        [consortium.ledger, "--trust", policy],
+        ["--receipt", receipt, "--trust", policy],
+        [consortium.ledger, "--receipt", receipt],
+        [consortium.ledger, "--receipt", receipt, "--trust", policy],
+    ):
+        code, out = patronage("verify", *words, "--json")
+        assert (code, json.loads(out)["verified"]) == (0, True), words
+    assert json.loads(out)["receipt"]["witnesses"] == ["orchard/ann", "orchard/bob", "orchard/cy"]
+    assert sorted(json.loads(out)["trusted_witnesses"]) == ["orchard/ann", "orchard/bob", "orchard/cy"]
+    demanding = policy.read_bytes().replace(b"QUORUM 2 ", b"QUORUM 3 ")
+    stranger = VerifierKey.cosigner("orchard/ann", PrivateKey.from_seed(bytes(32)).public).text
+    own = witness_key(final.manifest, "ann").text
+    policy.write_bytes(demanding.replace(own.encode(), stranger.encode()))
+    for words in ([consortium.ledger], ["--receipt", receipt]):
+        code, out = patronage("verify", *words, "--trust", policy, "--json")
+        assert code == 1
+        assert "quorum" in json.loads(out)["error"]["expected"]
+
+
+def test_a_receipt_of_a_fork_does_not_belong_to_the_ledger(trained: Trained, tmp_path: Path) -> None:
+    consortium = trained({"ann": 1, "bob": 2})
+    run(consortium)
+    receipt = consortium.folder / "owners" / "ann" / "rounds" / "orchard-1" / "receipt.tlog-proof"
+    kept = tmp_path / "receipt.tlog-proof"
+    kept.write_bytes(receipt.read_bytes())
+    for owner in consortium.owners:
+        (owner / "witness.sqlite").unlink()
+        make_memory(owner / "witness.sqlite")
+    for path in (consortium.operator / "ledger.sqlite", consortium.folder / "second-place" / "head"):
+        path.unlink()
+    shutil.rmtree(consortium.ledger)
+    run_engine_later(consortium)
+    code, out = patronage("verify", consortium.ledger, "--receipt", kept, "--json")
+    assert code == 1
+    assert "does not" in json.loads(out)["error"]["got"]
+    assert patronage("verify", consortium.ledger, "--receipt", receipt, "--json")[0] == 0
+
+
+def run_engine_later(consortium: Consortium) -> None:
+    """The same round once more, a few seconds later, so that no entry is the same."""
+    clock = SimulatedClock()
+    clock.sleep(5)
+    app = server_app(lambda _context: consortium.operator, clock=clock, listener=silent)
+    contexts = {
+        node: Context(node, node, {"patronage-home": str(home)}, RecordDict(), {})
+        for node, home in enumerate(consortium.owners, start=1)
+    }
+    app(LocalGrid(client_app(), contexts), Context(1, 0, {}, RecordDict(), {}))
+
+
+def patronage(*words: object) -> tuple[int, str]:
+    """Run a command in this process: its exit status and what it printed."""
+    result = CliRunner().invoke(application(), [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
 
 
 @pytest.mark.parametrize("write", range(0, 24, 3))

@@ -1,4 +1,4 @@
-"""Commands over ledgers and receipts: fsck, verify-receipt, prove-equivocation, check-equivocation."""
+"""Commands over ledgers: fsck, prove-equivocation, check-equivocation."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,6 @@ __all__ = ["read_vkey", "register"]
 
 UNSOUND = 1
 
-Trust = Annotated[Path, typer.Option(help="A C2SP trust policy, or a file with the log's vkey alone.")]
 Log = Annotated[Path, typer.Option(help="A file with the log's vkey.")]
 Head = Annotated[Path, typer.Argument(help="A signed checkpoint, or a published folder.")]
 
@@ -25,7 +24,6 @@ Head = Annotated[Path, typer.Argument(help="A signed checkpoint, or a published 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root application."""
     app.command()(fsck)
-    app.command()(verify_receipt)
     app.command()(prove_equivocation)
     app.command()(check_equivocation)
 
@@ -54,36 +52,6 @@ def fsck(
         )
     if report.problems:
         raise typer.Exit(UNSOUND)
-
-
-def verify_receipt(
-    receipt: Annotated[Path, typer.Argument(help="A .tlog-proof file.")],
-    trust: Trust,
-    as_json: JsonFlag = False,
-) -> None:
-    """Check a receipt, alone and offline: the entry in it is in the ledger that `--trust` names.
-
-    Example: patronage verify-receipt receipt.tlog-proof --trust consortium.policy
-    """
-    from patronage_protocol.canonical import sha256
-    from patronage_protocol.files import read_bytes
-    from patronage_protocol.ledger.receipts import MAX_RECEIPT_BYTES, Receipt
-    from patronage_protocol.ledger.trust import read_trust
-
-    policy = read_trust(trust)
-    read = Receipt.parse(read_bytes(receipt, limit=MAX_RECEIPT_BYTES))
-    entry = read.verify(policy)
-    head = read.signed.checkpoint
-    witnesses = policy.check(read.signed).times
-    if as_json:
-        found = {"origin": head.origin, "index": read.index, "size": head.size, "entry_sha256": sha256(entry)}
-        print_json(
-            {"verified": True, **found, "witnesses": witnesses, "entry": entry.decode("utf-8", "replace")}
-        )
-        return
-    typer.echo(entry.decode("utf-8", "backslashreplace"))
-    seen = ", ".join(sorted(witnesses)) or "nobody"
-    typer.echo(f"VERIFIED: entry {read.index} of {head.size} of {head.origin}; cosigned by {seen}", err=True)
 
 
 def prove_equivocation(
