@@ -1,7 +1,9 @@
 """The owner's Flower ClientApp: carries messages to `Owner` and its answers back. Decides nothing itself.
 
 A request is a ConfigRecord `patronage` of byte strings; so is an answer, with the adapter as one Array of raw
-safetensors bytes beside it. Whatever goes wrong is answered in words, so that the operator can log it.
+safetensors bytes beside it. What goes wrong is answered in words, so that the operator can log it. But what
+is missing here (a file, room on the disk, memory) may be back in a minute, and is raised: the carrier tells
+the operator, who asks again until the deadline.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from flwr.clientapp import ClientApp
 from patronage_client.home import OwnerHome
 from patronage_client.owner import Owner
 from patronage_protocol.envelopes import Envelope
-from patronage_protocol.errors import FormatError, PatronageError, UsageError
+from patronage_protocol.errors import FormatError, PatronageError, UnavailableError, UsageError
 from patronage_protocol.wire import ADAPTER, ADAPTER_TYPE, RECORD, Action, Field
 
 __all__ = ["app", "client_app"]
@@ -84,6 +86,8 @@ def _answer(
 ) -> Message:
     try:
         content = answer(Owner(OwnerHome.load(home_of(context))))
+    except UnavailableError:
+        raise
     except PatronageError as error:
         content = _record({Field.PROBLEM: str(error).encode()})
     return Message(content, reply_to=message)

@@ -102,8 +102,12 @@ class Executor:
         try:
             return self.app()(message, context), ""
         except Exception as error:
-            log.exception("%s failed", message.metadata.message_type)
-            problem = f"{type(error).__name__}: {error}"
+            if isinstance(error, PatronageError):
+                log.warning("%s failed, and will be asked again: %s", message.metadata.message_type, error)
+                problem = str(error)
+            else:
+                log.exception("%s failed", message.metadata.message_type)
+                problem = f"{type(error).__name__}: {error}"
             reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, problem), reply_to=message)
             return reply, problem
 

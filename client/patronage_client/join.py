@@ -92,12 +92,13 @@ def take_part(
             )
         home.accept(manifest.digest)
     files = NodeFiles(home.path / "node")
-    write_atomic(files.certificate_authority, invitation.certificate.encode())
-    write_atomic(files.invitation, read_envelope(path).encode())
-    check_door(invitation.address, invitation.certificate)
-    check_node(invitation.address, files)
-    ready()
-    _Node(home, invitation, files, ended).run()
+    with files.alone():
+        write_atomic(files.certificate_authority, invitation.certificate.encode())
+        write_atomic(files.invitation, read_envelope(path).encode())
+        check_door(invitation.address, invitation.certificate)
+        check_node(invitation.address, files)
+        ready()
+        _Node(home, invitation, files, ended).run()
 
 
 class _Node:

@@ -5,10 +5,14 @@ node/secret      what this program proves to its own SuperNode, mode 0600
 node/ca.pem      the one certificate authority that it trusts, from the invitation
 node/invitation.json
 node/supernode.log
+node/lock        held by the one `patronage owner join` that runs
 """
 
+import fcntl
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from patronage_protocol.errors import FormatError
+from patronage_protocol.errors import FormatError, UnavailableError, UsageError
 from patronage_protocol.files import read_bytes
 from patronage_protocol.processes import command_path, start_child, stop_child
 
@@ -68,6 +72,32 @@ class NodeFiles:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise FormatError("an EC key", got=type(key).__name__, do="restore it", where=str(path))
         return key
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder: SuperLink lets one node connect with a key, and a second would put the first out.
+
+        Raises:
+            UsageError: another process holds it.
+            UnavailableError: the folder cannot be written.
+        """
+        path = self.folder / "lock"
+        try:
+            file = path.open("ab")
+        except OSError as error:
+            raise UnavailableError(
+                f"a file {path}", got=error.strerror or str(error), do="make room or mend permissions"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UsageError(
+                    f"one node of {self.folder.parent} at a time",
+                    got="one that takes part already",
+                    do="end the other `patronage owner join` first",
+                ) from error
+            yield
 
     def secret(self) -> bytes:
         """What proves to the SuperNode that this program may take its tasks.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from patronage_client.home import OwnerHome
-from patronage_client.training import train_adapter
 from patronage_protocol.adapters import encode
 from patronage_protocol.canonical import Canonical, sha256
 from patronage_protocol.entries import Closed, commitments_digest, decode_entry
@@ -261,6 +260,8 @@ class Owner:
         folder = self.home.round_folder(manifest.consortium, manifest.round)
         if (folder / ADAPTER).exists():
             return read_bytes(folder / ADAPTER, limit=manifest.intake.max_bytes)
+        from patronage_client.training import train_adapter  # noqa: PLC0415 - seconds, and TRL's memory
+
         base = self._base(manifest)
         pairs = self._pairs(manifest, base).pairs
         with progress_bar(f"{self.name} trains") as progress:

@@ -48,7 +48,14 @@ from patronage_protocol.adapters import Tensors, encode, initial
 from patronage_protocol.canonical import canonical_bytes, sha256
 from patronage_protocol.errors import UnavailableError, UsageError
 from patronage_protocol.manifest import DpoTerms, LoraTerms
-from patronage_protocol.policy import BaseModel, TokenizedPair, adapted, completion_logprobs, tokenize_pairs
+from patronage_protocol.policy import (
+    BaseModel,
+    TokenizedPair,
+    adapted,
+    completion_logprobs,
+    tokenize_pairs,
+    torch_threads,
+)
 from patronage_protocol.policy.quiet import quiet_transformers
 from patronage_protocol.policy.scoring import shares_prompts
 from patronage_protocol.preferences import PreferencePair, training_order
@@ -254,16 +261,17 @@ def _tensors(model: PeftModel, lora: LoraTerms) -> dict[str, NDArray[np.float32]
 @contextmanager
 def _undisturbed(threads: int | None) -> Iterator[None]:
     """What training sets for the whole process is put back: random states, threads, verbosity, warnings."""
-    before = torch.get_num_threads()
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the state that trainers seed)
-    if threads is not None:
-        torch.set_num_threads(threads)
     try:
-        with quiet_transformers(), torch.random.fork_rng(), warnings.catch_warnings():
+        with (
+            torch_threads(threads or 0),
+            quiet_transformers(),
+            torch.random.fork_rng(),
+            warnings.catch_warnings(),
+        ):
             # peft 0.21 and trl 1.16 read a property of transformers 5.23 by its old name.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             yield
     finally:
-        torch.set_num_threads(before)
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002

@@ -14,7 +14,7 @@ A message has three parts: what was expected, what came, and what to do. They ar
 that no message can leave one out.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "DataError",
@@ -52,6 +52,16 @@ class PatronageError(Exception):
     def __str__(self) -> str:
         line = f"expected {self.expected}, got {self.got}; {self.do}"
         return f"{self.where}: {line}" if self.where else line
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes, and the constructors of some classes ask for something else."""
+        return _rebuilt, (type(self), self.expected, self.got, self.do, self.where)
+
+
+def _rebuilt(kind: type[PatronageError], expected: str, got: str, do: str, where: str) -> PatronageError:
+    error = kind.__new__(kind)
+    PatronageError.__init__(error, expected, got=got, do=do, where=where)
+    return error
 
 
 class UsageError(PatronageError):

@@ -28,6 +28,7 @@ clientapp = "patronage_client.app:app"
 
 [tool.flwr.app.config]
 patronage-home = ""
+patronage-engine = "local"
 """
 DATE = (2024, 1, 1, 0, 0, 0)
 

@@ -18,8 +18,8 @@ from patronage_server.network import Network
 __all__ = ["conduct"]
 
 POLL_SECONDS = 1.0
-START_SECONDS = 30.0
-"""How long a ServerApp may take from `running` until it has the ledger open; it imports torch meanwhile."""
+START_SECONDS = 120.0
+"""How long a ServerApp may take from `running` until it has the ledger open. A second, on a quiet machine."""
 
 IDLE_POLLS = 5
 """So often in a row must the ledger be found undriven before a run that calls itself running is given up."""
@@ -27,7 +27,9 @@ IDLE_POLLS = 5
 Say = Callable[[str], None]
 
 
-def conduct(home: OperatorHome, network: Network, *, resume: bool, say: Say) -> tuple[Round, RunReport]:
+def conduct(
+    home: OperatorHome, network: Network, *, resume: bool, say: Say, engine: str = "local"
+) -> tuple[Round, RunReport]:
     """Take the round of manifest.json to its end.
 
     Args:
@@ -35,6 +37,7 @@ def conduct(home: OperatorHome, network: Network, *, resume: bool, say: Say) -> 
         network: its network side.
         resume: go on with a round that is under way.
         say: gets one line for each thing that happens.
+        engine: where a run that is started scores adapters: `local`, or `ray`.
 
     Returns:
         The round, final, and the run that ended it.
@@ -51,7 +54,8 @@ def conduct(home: OperatorHome, network: Network, *, resume: bool, say: Say) -> 
     with open_control(network) as control:
         run = _running(control, home, resume=resume)
         if run is None:
-            run = control.start_run(BUNDLE, {"patronage-home": str(home.path.absolute())})
+            config = {"patronage-home": str(home.path.absolute()), "patronage-engine": engine}
+            run = control.start_run(BUNDLE, config)
             say(f"run {run} started")
         else:
             say(f"run {run} is under way")

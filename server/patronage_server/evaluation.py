@@ -3,7 +3,8 @@
     a[i, j] = beta ((log pi_i(y+|x) - log pi_0(y+|x)) - (log pi_i(y-|x) - log pi_0(y-|x)))
 
 One model is in memory; adapters take turns in it. Several adapters in one pass would share only the layers
-before the first adapted one, and that is the first layer: there is nothing to gain.
+before the first adapted one, and that is the first layer: there is nothing to gain. The passes know nothing
+of each other, so they can be done on several machines: see `ray_scoring`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from patronage_protocol.errors import PatronageError, UsageError
 from patronage_protocol.manifest import LoraTerms
 from patronage_protocol.policy import BaseModel, TokenizedPair, adapted, completion_logprobs
 
-__all__ = ["score_adapters"]
+__all__ = ["margins_of", "score_adapters", "scoring_problem"]
 
 
 def score_adapters(
@@ -58,12 +59,22 @@ def score_adapters(
         for row, (owner, tensors) in enumerate(adapters.items()):
             slot.load(tensors)
             try:
-                ratios = completion_logprobs(base.model, pairs, progress=step(row + 1)) - reference
+                logprobs = completion_logprobs(base.model, pairs, progress=step(row + 1))
             except UsageError as error:
-                raise _named(error, owner) from error
-            margins[row] = beta * (ratios[:, 0] - ratios[:, 1])
+                raise scoring_problem(error, owner) from error
+            margins[row] = margins_of(logprobs, reference, beta=beta)
     return margins
 
 
-def _named(error: PatronageError, owner: str) -> UsageError:
+def margins_of(
+    logprobs: NDArray[np.float64], reference: NDArray[np.float64], *, beta: float
+) -> NDArray[np.float64]:
+    """Margins of one adapter, shape (M,), from its log-probabilities and the base model's, each (M, 2)."""
+    ratios = logprobs - reference
+    margins: NDArray[np.float64] = beta * (ratios[:, 0] - ratios[:, 1])
+    return margins
+
+
+def scoring_problem(error: PatronageError, owner: str) -> UsageError:
+    """What to say when the adapter of `owner` cannot be scored."""
     return UsageError(error.expected, got=error.got, do=error.do, where=f"the adapter of {owner}")

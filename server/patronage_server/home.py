@@ -17,7 +17,7 @@ Nothing is written outside the folder.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -28,9 +28,12 @@ from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.settings import Settings, read_settings
 
-__all__ = ["OperatorConfig", "OperatorHome", "adapter_file"]
+__all__ = ["Engine", "OperatorConfig", "OperatorHome", "adapter_file"]
 
 MAX_MANIFEST = 16 * 2**20
+
+Engine: TypeAlias = Literal["local", "ray"]
+"""Where adapters are scored: in the operator's process, or by the workers of a Ray cluster."""
 
 
 class OperatorConfig(Settings):
@@ -45,6 +48,8 @@ class OperatorConfig(Settings):
         exported: the folder of the exported adapter, relative to the folder.
         second_place: the file with the head that was signed last, relative to the folder; best on another
             disk, where a restored backup of the folder does not reach.
+        ray_address: HOST:PORT of the Ray cluster that scores with `--engine ray`; empty starts one on this
+            machine for as long as scoring lasts.
     """
 
     base_model: str
@@ -55,6 +60,7 @@ class OperatorConfig(Settings):
     published: str = "published"
     exported: str = "consortium-adapter"
     second_place: str = "second-place/head"
+    ray_address: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,17 @@ Everything else of a round needs no torch.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
+import numpy as np
+from numpy.typing import NDArray
+
 from patronage_protocol.adapters import Tensors
 from patronage_protocol.canonical import sha256
-from patronage_protocol.errors import LocalProtocolError
+from patronage_protocol.errors import LocalProtocolError, UsageError
 from patronage_protocol.evaluations import Evidence
 from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
 from patronage_protocol.files import read_bytes, write_atomic
 from patronage_protocol.held_out import HeldOutSet
-from patronage_protocol.manifest import RewardGameTerms
+from patronage_protocol.manifest import Manifest, RewardGameTerms
 from patronage_protocol.pair_files import read_pairs
 from patronage_protocol.policy import (
     BaseModel,
@@ -21,6 +24,7 @@ from patronage_protocol.policy import (
     progress_bar,
     shared_base_model,
     tokenize_pairs,
+    torch_threads,
 )
 from patronage_protocol.pool_evidence import PoolEvidence, PoolHeader
 from patronage_protocol.preferences import PreferencePair
@@ -28,7 +32,8 @@ from patronage_protocol.rounds import Round
 from patronage_server.candidates import draw_candidates, score_candidates, with_distinct_prompts
 from patronage_server.evaluation import score_adapters
 from patronage_server.export import export_adapter
-from patronage_server.home import OperatorHome
+from patronage_server.home import Engine, OperatorHome
+from patronage_server.ray_scoring import Scoring, score_on_ray
 from patronage_server.rewards import load_reward
 
 __all__ = ["evaluate_round", "export_round"]
@@ -36,17 +41,22 @@ __all__ = ["evaluate_round", "export_round"]
 SECRET_BYTES = 32
 
 
-def evaluate_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensors]) -> Evidence:
+def evaluate_round(
+    home: OperatorHome, state: Round, adapters: Mapping[str, Tensors], *, engine: Engine = "local"
+) -> Evidence:
     """The margins of every player on every held-out pair, or the candidate pools of the held-out prompts.
 
     Args:
         home: the operator's folder, which holds the held-out pairs.
         state: the round, ready to be scored.
         adapters: player to tensors.
+        engine: where the passes over held-out pairs are done; the margins are the same.
 
     Raises:
         LocalProtocolError: the base model or the held-out pairs are not those of the manifest.
-        UsageError: a margin, log-ratio or reward is not finite or out of range, or a reward fails.
+        UsageError: a margin, log-ratio or reward is not finite or out of range, or a reward fails; or Ray is
+            asked to score generations.
+        UnavailableError: the device has not enough memory, or the Ray cluster is not there.
     """
     manifest = state.manifest
     pairs = read_pairs(home.held_out).pairs
@@ -58,26 +68,18 @@ def evaluate_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tens
             got=commitment.root,
             do="restore held-out.jsonl and held-out.secret",
         )
-    base = shared_base_model(
-        home.config.base_model,
-        precision=manifest.base_model.precision,
-        device=home.config.device,
-        cache=home.cache,
-    )
-    check_same_base(manifest.base_model, base)
     players = {player: adapters[player] for player in state.players}
     if isinstance(manifest.game, RewardGameTerms):
-        return _evaluate_rewards(home, state, base, players, (pairs, secret))
-    with progress_bar("scoring") as progress:
-        margins = score_adapters(
-            base,
-            players,
-            tokenize_pairs(base, pairs, max_length=manifest.dpo.max_length),
-            lora=manifest.lora,
-            beta=manifest.dpo.beta,
-            progress=progress,
-        )
-    return MarginEvidence.from_margins(_header(state, pairs), margins)
+        if engine == "ray":
+            raise UsageError(
+                "the engine local for a game on generations",
+                got="the engine ray, which spreads passes over held-out pairs",
+                do="go on with: patronage operator round DIR --resume --engine local",
+            )
+        with torch_threads(home.config.threads):
+            return _evaluate_rewards(home, state, _base(home, manifest), players, (pairs, secret))
+    score = _score_on_ray if engine == "ray" else _score_here
+    return MarginEvidence.from_margins(_header(state, pairs), score(home, manifest, players, pairs))
 
 
 def export_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensors]) -> str:
@@ -89,6 +91,58 @@ def export_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensor
         out=home.exported,
     )
     return sha256(weights.read_bytes())
+
+
+def _base(home: OperatorHome, manifest: Manifest) -> BaseModel:
+    """The base model of the round."""
+    base = shared_base_model(
+        home.config.base_model,
+        precision=manifest.base_model.precision,
+        device=home.config.device,
+        cache=home.cache,
+    )
+    check_same_base(manifest.base_model, base)
+    return base
+
+
+def _score_here(
+    home: OperatorHome,
+    manifest: Manifest,
+    adapters: Mapping[str, Tensors],
+    pairs: Sequence[PreferencePair],
+) -> NDArray[np.float64]:
+    base = _base(home, manifest)
+    with torch_threads(home.config.threads), progress_bar("scoring") as progress:
+        return score_adapters(
+            base,
+            adapters,
+            tokenize_pairs(base, pairs, max_length=manifest.dpo.max_length),
+            lora=manifest.lora,
+            beta=manifest.dpo.beta,
+            progress=progress,
+        )
+
+
+def _score_on_ray(
+    home: OperatorHome,
+    manifest: Manifest,
+    adapters: Mapping[str, Tensors],
+    pairs: Sequence[PreferencePair],
+) -> NDArray[np.float64]:
+    scoring = Scoring(
+        source=home.config.base_model,
+        device=home.config.device,
+        cache=str(home.cache.absolute()) if home.cache else "",
+        threads=home.config.threads,
+        base=manifest.base_model,
+        lora=manifest.lora,
+        max_length=manifest.dpo.max_length,
+        pairs=tuple(pairs),
+    )
+    with progress_bar("scoring") as progress:
+        return score_on_ray(
+            scoring, adapters, beta=manifest.dpo.beta, address=home.config.ray_address, progress=progress
+        )
 
 
 def _evaluate_rewards(

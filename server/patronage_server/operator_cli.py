@@ -1,7 +1,7 @@
 """The commands `patronage operator ...`; heavy imports happen inside the commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -169,6 +169,10 @@ def serve(home: Home) -> None:
 def conduct_round(
     home: Home,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a round that is under way.")] = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Score adapters on this machine, or on the Ray cluster of operator.toml."),
+    ] = "local",
     as_json: Json = False,
 ) -> None:
     """Run the round of the current terms to its end and publish the ledger.
@@ -179,9 +183,17 @@ def conduct_round(
     from patronage_server.home import OperatorHome
     from patronage_server.network import Network
 
+    if engine == "ray":
+        from patronage_server.ray_scoring import require_ray
+
+        require_ray()
     operator_home = OperatorHome.load(home)
     state, report = conduct(
-        operator_home, Network.load(home), resume=resume, say=lambda line: typer.echo(line, err=True)
+        operator_home,
+        Network.load(home),
+        resume=resume,
+        say=lambda line: typer.echo(line, err=True),
+        engine=engine,
     )
     payments = state.settlement.payments if state.settlement else ()
     if as_json:

@@ -58,30 +58,11 @@ class Federation:
 
     def __enter__(self) -> Self:
         """Found the consortium, register everybody, and begin to serve."""
-        new_folder(self.folder)
-        write_pairs(self.folder / "held-out.jsonl", self.held_out)
-        door, superlink = _free_ports(2)
-        founded = self.command(
-            *("operator", "init", self.operator, "--consortium", "demo", "--base-model", self.base_model),
-            *("--address", f"{self.host}:{door}", "--superlink-port", str(superlink)),
-            *("--heldout", self.folder / "held-out.jsonl", "--terms", self.terms, "--json"),
-        )
-        for name, pairs in self.owners.items():
-            write_pairs(self.folder / f"{name}.jsonl", pairs)
-            self.command(
-                *("owner", "init", self.home(name), "--name", name, "--base-model", self.base_model),
-                *(
-                    "--data",
-                    self.folder / f"{name}.jsonl",
-                    "--operator-key",
-                    founded["operator_key"],
-                    "--json",
-                ),
-            )
-        registrations = [self.home(name) / "registration.json" for name in self.owners]
-        self.command("operator", "register", self.operator, *registrations, "--json")
-        self.start("operator", "operator", "serve", self.operator, environment=self.environment)
-        self.wait_for_nodes()
+        try:
+            self._found()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -96,6 +77,30 @@ class Federation:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def _found(self) -> None:
+        new_folder(self.folder)
+        write_pairs(self.folder / "held-out.jsonl", self.held_out)
+        door, superlink = _free_ports(2)
+        founded = self.command(
+            *("operator", "init", self.operator, "--consortium", "demo", "--base-model", self.base_model),
+            *("--address", f"{self.host}:{door}", "--superlink-port", str(superlink)),
+            *("--heldout", self.folder / "held-out.jsonl", "--terms", self.terms, "--json"),
+        )
+        for name, pairs in self.owners.items():
+            write_pairs(self.folder / f"{name}.jsonl", pairs)
+            self.start(
+                *(name, "owner", "init", self.home(name), "--name", name, "--base-model", self.base_model),
+                *("--data", self.folder / f"{name}.jsonl", "--operator-key", founded["operator_key"]),
+            )
+        for name in self.owners:
+            if self.processes[name].wait() != 0:
+                raise UnavailableError(f"a folder of {name}", got=self.log(name), do="see its log")
+        registrations = [self.home(name) / "registration.json" for name in self.owners]
+        self.command("operator", "register", self.operator, *registrations, "--json")
+        self.start("operator", "operator", "serve", self.operator, environment=self.environment)
+        for name in self.owners:
+            self.wait_for(f"registered the node of {name}", name="operator", seconds=300)
 
     @property
     def operator(self) -> Path:
@@ -122,10 +127,9 @@ class Federation:
         command = ("owner", "join", self.home(owner), invitation, "--accept", accepted)
         self.start(owner, *command, prelude=prelude, environment=environment)
 
-    def round(self, *, resume: bool = False) -> subprocess.Popen[bytes]:
+    def round(self, *options: str, prelude: str = "") -> subprocess.Popen[bytes]:
         """Begin `operator round`, which lives as long as the round; its output is in round.log."""
-        options = ("--resume",) if resume else ()
-        return self.start("round", "operator", "round", self.operator, "--json", *options)
+        return self.start("round", "operator", "round", self.operator, "--json", *options, prelude=prelude)
 
     def start(
         self,
@@ -171,22 +175,6 @@ class Federation:
 
     def _network(self, name: str) -> Sequence[str]:
         return self.networks.get("operator" if name == "round" else name, ())
-
-    def wait_for_nodes(self, *, seconds: float = 120.0) -> None:
-        """Wait until every registered owner may connect.
-
-        Raises:
-            UnavailableError: it takes too long.
-        """
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            found = self.command("operator", "status", self.operator, "--json")
-            if all(owner["node"] != "unknown" for owner in found["owners"]):
-                return
-            time.sleep(0.5)
-        raise UnavailableError(
-            "a SuperLink that knows every owner", got="none in time", do="see flower/superlink.log"
-        )
 
     def log(self, name: str) -> str:
         """What a background command has said."""

@@ -1,4 +1,7 @@
-"""The round on Flower's simulation engine: every owner in a Ray process of its own, the same apps."""
+"""The round on Flower's simulation engine: every owner in a Ray process of its own, the same apps.
+
+The operator's scoring of held-out pairs goes to workers of the same Ray cluster; generations stay with it.
+"""
 
 import os
 from pathlib import Path
@@ -7,9 +10,11 @@ from flwr.app import Context
 from flwr.simulation import run_simulation
 
 from patronage_client.app import client_app
+from patronage_protocol.manifest import RewardGameTerms
 from patronage_server.app import server_app
 from patronage_server.book import Listener
 from patronage_server.clock import Clock
+from patronage_server.home import Engine
 from patronage_simulations.consortium import Consortium
 
 __all__ = ["run_ray"]
@@ -24,12 +29,15 @@ def run_ray(consortium: Consortium, clock: Clock, listener: Listener) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     homes = [str(home) for home in consortium.owners]
     operator = consortium.operator
+    engine: Engine = "local" if isinstance(consortium.manifest.game, RewardGameTerms) else "ray"
 
     def home_of(context: Context) -> Path:
         return Path(homes[int(context.node_config["partition-id"])])
 
     run_simulation(
-        server_app=server_app(lambda _context: operator, clock=clock, listener=listener),
+        server_app=server_app(
+            lambda _context: operator, clock=clock, listener=listener, engine_of=lambda _context: engine
+        ),
         client_app=client_app(home_of),
         num_supernodes=len(homes),
         backend_name="ray",

@@ -105,7 +105,7 @@ def client(tls: Path, upstream: Upstream) -> Iterator[httpx.Client]:
     with (
         served(upstream, superlink, tls),
         served(app, door, tls),
-        httpx.Client(base_url=base, verify=context, trust_env=False) as client,
+        httpx.Client(base_url=base, verify=context, trust_env=False, timeout=120.0) as client,
     ):
         yield client
 

@@ -1,5 +1,6 @@
 """Rounds over SuperLink and SuperNodes as separate processes, with TLS and node authentication."""
 
+import json
 import os
 import random
 import signal
@@ -7,20 +8,38 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
+from patronage_protocol.canonical import canonical_bytes
+from patronage_protocol.entries import Declined, decode_entry
+from patronage_protocol.envelopes import seal
+from patronage_protocol.errors import UnavailableError
+from patronage_protocol.joining import INVITATION_TYPE, Invitation, read_envelope, write_envelope
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger.published import read_published
+from patronage_protocol.manifest import Party
+from patronage_protocol.messages import Refusal
 from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.rounds import Phase, Standing
 from patronage_protocol.verify import verify_ledger
+from patronage_server.certificates import make_authority
 from patronage_simulations.federation import Federation
+from patronage_simulations.hosts import Hosts
 
 pytestmark = pytest.mark.slow
 
 NOUNS = ("tea", "sun", "rain", "book", "road", "lamp", "tree", "fish", "bird", "song")
-TASTES = {"ann": ("kind", "rude"), "bob": ("short", "long"), "cid": ("warm", "cold")}
+TASTES = {
+    "ann": ("kind", "rude"),
+    "bob": ("short", "long"),
+    "cid": ("warm", "cold"),
+    "dan": ("true", "false"),
+}
+THREE = ("ann", "bob", "cid")
 TERMS = """
 min_players = 2
 [seconds]
@@ -80,12 +99,33 @@ Owner.reveal = other
 """
 NEVER_REVEALS = """
 from patronage_client.owner import Owner
-from patronage_protocol.errors import UnavailableError
+from patronage_protocol.errors import LocalProtocolError
 def silent(self, request):
-    raise UnavailableError("an adapter to reveal", got="second thoughts", do="nothing is sent")
+    raise LocalProtocolError("an adapter to reveal", got="second thoughts", do="nothing is sent")
 Owner.reveal = silent
 """
-
+SPEAKS_AS_ANOTHER = """
+import patronage_client.executor as executor
+push = executor.push_message
+def as_another(client, reply, context):
+    reply.metadata.__dict__["_src_node_id"] = int(open({victim!r}).read())
+    push(client, reply, context)
+executor.push_message = as_another
+"""
+BUNDLE_WITH_CODE = """
+import io, zipfile
+import patronage_server.conduct as conduct
+with zipfile.ZipFile(io.BytesIO(conduct.BUNDLE)) as bundle:
+    files = {{name: bundle.read(name) for name in bundle.namelist()}}
+files["patronage_client/__init__.py"] = b"open({marker!r}, 'w').close()"
+files["patronage_client/app.py"] = b"open({marker!r}, 'w').close()"
+buffer = io.BytesIO()
+with zipfile.ZipFile(buffer, "w") as bundle:
+    for name, content in files.items():
+        bundle.writestr(name, content)
+conduct.BUNDLE = buffer.getvalue()
+"""
+CLOCK_AHEAD = "import time; now = time.time; time.time = lambda: now() + 60"
 
 DIES_AFTER_EVALUATION = """
 import os, pathlib, signal, sqlite3, threading, time
@@ -122,13 +162,15 @@ def pairs(taste: str, count: int, seed: int) -> list[PreferencePair]:
 
 @pytest.fixture
 def federation(tmp_path: Path) -> Callable[..., Federation]:
-    def found(accept: int = 900, commit: int = 900, reveal: int = 900, **options: object) -> Federation:
+    def found(
+        *names: str, accept: int = 900, commit: int = 900, reveal: int = 900, **options: object
+    ) -> Federation:
         terms = tmp_path / "terms.toml"
         terms.write_text(TERMS.format(accept=accept, commit=commit, reveal=reveal))
         return Federation(
             tmp_path / "run",
-            owners={name: pairs(name, 24, seed) for seed, name in enumerate(TASTES)},
-            held_out=[pair for name in TASTES for pair in pairs(name, 12, 99)],
+            owners={name: pairs(name, 24, seed) for seed, name in enumerate(names or THREE)},
+            held_out=[pair for name in names or THREE for pair in pairs(name, 12, 99)],
             terms=terms,
             **options,  # type: ignore[arg-type]
         )
@@ -179,23 +221,26 @@ def test_a_killed_operator_goes_on_where_it_stood(
         running.wait_for("commitments closed")
         _kill_command(running, "flower-superlink")
         assert running.processes["round"].wait(300) == 3
-        running.round(resume=True)
+        running.round("--resume")
         assert running.processes["round"].wait(900) == 3, running.log("round")
         assert killed.exists()
-        running.round(resume=True)
+        running.round("--resume")
         finish(running)
         (state,) = verify_ledger(running.published).rounds
         assert state.phase is Phase.FINAL
         assert state.players == ("ann", "bob", "cid")
 
 
-def test_bad_owners_cost_themselves_alone(federation: Callable[..., Federation], tmp_path: Path) -> None:
-    """One never reveals, one sends another adapter than it committed to; the round goes below its minimum."""
-    with federation(accept=300, commit=60, reveal=60) as running:
+def test_bad_owners_cost_themselves_alone(federation: Callable[..., Federation]) -> None:
+    """One never reveals, one sends an adapter it did not commit to, one speaks under another's number."""
+    with federation(*TASTES, accept=300, commit=90, reveal=60) as running:
         running.invite()
         running.join("ann")
+        running.wait_for("connected", name="ann")
         running.join("bob", prelude=NEVER_REVEALS)
         running.join("cid", prelude=WRONG_ADAPTER)
+        victim = running.home("ann") / "node" / "node-id"
+        running.join("dan", prelude=SPEAKS_AS_ANOTHER.format(victim=str(victim)))
         running.round()
         finish(running)
         (state,) = verify_ledger(running.published).rounds
@@ -203,23 +248,135 @@ def test_bad_owners_cost_themselves_alone(federation: Callable[..., Federation],
             "ann": Standing.ADMITTED,
             "bob": Standing.FORFEITED,
             "cid": Standing.FORFEITED,
+            "dan": Standing.FORFEITED,
         }
-        assert "bob forfeited: expected an answer, got expected an adapter to reveal" in running.log("round")
-        assert "bytes of adapter with SHA-256" in running.log("round")
+        log = running.log("round")
+        assert "bob forfeited: expected an answer, got expected an adapter to reveal" in log
+        assert "bytes of adapter with SHA-256" in log
+        assert "dan forfeited: silent until the deadline" in log
         assert state.settlement is not None
         assert state.settlement.refund == 10_000
 
 
-def test_an_owner_killed_while_training_comes_back_in_time(
+def test_a_bundle_with_code_is_declined_by_every_owner_and_never_run(
     federation: Callable[..., Federation], tmp_path: Path
+) -> None:
+    """The operator ships a bundle with a shadowing patronage_client/ to a real SuperLink."""
+    marker = tmp_path / "the bundle ran"
+    with federation("ann", "bob") as running:
+        running.invite()
+        for owner in running.owners:
+            running.join(owner)
+        running.round(prelude=BUNDLE_WITH_CODE.format(marker=str(marker)))
+        finish(running)
+        (state,) = verify_ledger(running.published).rounds
+        assert state.standing == dict.fromkeys(("ann", "bob"), Standing.DECLINED)
+        refused = "expected a bundle of configuration alone, got the file 'patronage_client/__init__.py'"
+        assert all(refused in running.log(owner) for owner in running.owners)
+        said = [decode_entry(entry) for entry in read_published(running.published).entries]
+        reasons = [
+            Refusal.decode(entry.statement.unverified_payload).reason
+            for entry in said
+            if isinstance(entry, Declined)
+        ]
+        assert len(reasons) == 2
+        assert all(refused in reason for reason in reasons)
+        assert not marker.exists()
+
+
+def test_whatever_keeps_an_owner_from_joining_is_one_line(
+    federation: Callable[..., Federation], tmp_path: Path
+) -> None:
+    with federation("ann", "bob") as running:
+        accepted = running.invite()
+        invitation = running.operator / "invitation.json"
+
+        def refused(name: str, *arguments: str | Path, prelude: str = "") -> str:
+            process = running.start(name, *arguments, prelude=prelude)
+            assert process.wait(300) in (1, 2, 3), running.log(name)
+            lines = [line for line in running.log(name).splitlines() if line.startswith("error: ")]
+            assert len(lines) == 1, running.log(name)
+            assert "Traceback" not in running.log(name)
+            return lines[0]
+
+        def join(name: str, file: Path = invitation, *, digest: str = accepted, prelude: str = "") -> str:
+            command = ("owner", "join", running.home("ann"), file, "--accept", digest)
+            return refused(name, *command, prelude=prelude)
+
+        key = PrivateKey.load(running.operator / "key.pem", None)
+        said = Invitation.open(read_envelope(invitation), key.public)
+
+        def changed(name: str, **fields: object) -> Path:
+            path = tmp_path / f"{name}.json"
+            write_envelope(path, said.model_copy(update=fields).seal(key))
+            return path
+
+        assert f"expected the manifest {'0' * 64}, got {accepted}" in join("other terms", digest="0" * 64)
+        stranger = make_authority("demo", datetime.now(UTC)).certificate.decode()
+        assert "by the consortium's authority" in join("ca", changed("ca", certificate=stranger))
+        later = canonical_bytes({**json.loads(said.encode()), "protocol": 2})
+        write_envelope(tmp_path / "later.json", seal(INVITATION_TYPE, later, key))
+        assert "expected protocol version 1, got version 2" in join("version", tmp_path / "later.json")
+        forged = tmp_path / "forged.json"
+        write_envelope(forged, said.seal(PrivateKey.generate()))
+        assert "expected an envelope signed by" in join("forged", forged)
+        assert "expected clocks at most 5 seconds apart" in join("clock", prelude=CLOCK_AHEAD)
+
+        running.join("ann")
+        running.wait_for("connected", name="ann")
+        assert "one that takes part already" in join("twice")
+        assert running.processes["ann"].poll() is None
+
+        made = running.command(
+            *("owner", "init", running.home("eve"), "--name", "eve", "--base-model", "tiny"),
+            *("--data", running.folder / "ann.jsonl", "--operator-key", key.public.text, "--json"),
+        )
+        owners = (*said.manifest.owners, Party(name="eve", key=made["public_key"]))
+        terms = said.manifest.model_copy(update={"owners": owners})
+        command = ("owner", "join", running.home("eve"), changed("eve", manifest=terms))
+        eve = refused("eve", *command, "--accept", terms.digest)
+        assert "expected a node that the operator has registered" in eve
+        assert "send registration.json" in eve
+        assert "to be free, got Address already in use" in refused(
+            "second", "operator", "serve", running.operator
+        )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
+    """Mounts a small disk at a folder and fills it; gives the file that fills it."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("mounting is not permitted here")
+        mounted.append(folder)
+        filler = folder / "filler"
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(2**23))
+        return filler
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=False, capture_output=True)
+
+
+def test_owners_that_were_killed_or_had_a_full_disk_come_back_in_time(
+    federation: Callable[..., Federation], tmp_path: Path, small_disk: Callable[[Path], Path]
 ) -> None:
     marker = tmp_path / "training"
     with federation() as running:
         running.invite()
+        filler = small_disk(running.home("bob") / "rounds")
         running.join("ann", prelude=DAWDLE.format(marker=str(marker)))
         for owner in ("bob", "cid"):
             running.join(owner)
         running.round()
+        running.wait_for("No space left on device", name="bob")
+        assert "Traceback" not in running.log("bob")
+        filler.unlink()
         until = time.monotonic() + 600
         while not marker.exists():
             assert time.monotonic() < until, running.log("round")
@@ -264,65 +421,19 @@ def test_the_control_api_is_not_reachable_through_the_door(federation: Callable[
             assert client.get("/health").status_code == 200
 
 
-class Hosts:
-    """Every party on a host of its own: a network namespace, and for each owner a cable to the operator."""
-
-    OPERATOR = "10.77.0.1"
-
-    def __init__(self, owners: list[str]) -> None:
-        tag = f"pat{os.getpid() % 10_000}"
-        self.names = {name: f"{tag}-{name}" for name in ("operator", *owners)}
-        self.cables = {owner: f"{tag}{number}" for number, owner in enumerate(owners, start=1)}
-
-    def lay(self) -> None:
-        for name in self.names.values():
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        operator = self.names["operator"]
-        ip("-n", operator, "addr", "add", f"{self.OPERATOR}/32", "dev", "lo")
-        for number, (owner, cable) in enumerate(self.cables.items(), start=1):
-            here, there = f"10.77.{number}.1", f"10.77.{number}.2"
-            ip("link", "add", cable, "netns", operator, "type", "veth", "peer", "name", "up0")
-            ip("link", "set", "up0", "netns", self.names[owner])
-            for name, device, address in ((operator, cable, here), (self.names[owner], "up0", there)):
-                ip("-n", name, "addr", "add", f"{address}/24", "dev", device)
-                ip("-n", name, "link", "set", device, "up")
-            ip("-n", self.names[owner], "route", "add", self.OPERATOR, "via", here)
-
-    def cut(self, owner: str) -> None:
-        ip("-n", self.names["operator"], "link", "set", self.cables[owner], "down")
-
-    def mend(self, owner: str) -> None:
-        ip("-n", self.names["operator"], "link", "set", self.cables[owner], "up")
-
-    def remove(self) -> None:
-        for name in self.names.values():
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-    def networks(self) -> dict[str, list[str]]:
-        return {party: ["ip", "netns", "exec", name] for party, name in self.names.items()}
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    found = Hosts(list(TASTES))
     try:
-        found.lay()
-    except (OSError, subprocess.CalledProcessError) as error:
-        found.remove()
-        pytest.skip(f"network namespaces are not permitted here: {error}")
-    yield found
-    found.remove()
+        with Hosts(THREE) as found:
+            yield found
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 def test_an_owner_that_is_cut_off_for_a_while_loses_nothing(
     federation: Callable[..., Federation], hosts: Hosts
 ) -> None:
-    with federation(host=hosts.OPERATOR, networks=hosts.networks()) as running:
+    with federation(host=hosts.OPERATOR, networks=hosts.networks) as running:
         running.invite()
         for owner in running.owners:
             running.join(owner)

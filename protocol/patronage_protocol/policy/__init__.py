@@ -3,7 +3,7 @@
     base        the base model with its digests        loading     hub id, folder, GGUF file, package, "tiny"
     adapting    LoRA modules, an adapter in place      tokenising  pairs to token ids, as TRL does it
     scoring     log pi(y | x) of completions           tiny        a small random Llama, made on the fly
-    bars        progress on stderr
+    bars        progress on stderr                 threads     how many of them torch may use
 
 Both sides need these and must agree on them: the owner trains against the log-probabilities that the operator
 scores with. Importing this package takes seconds; commands do so when they run.
@@ -14,6 +14,7 @@ from patronage_protocol.policy.bars import progress_bar
 from patronage_protocol.policy.base import BaseModel, check_same_base
 from patronage_protocol.policy.loading import load_base_model, shared_base_model
 from patronage_protocol.policy.scoring import candidate_logprobs, completion_logprobs
+from patronage_protocol.policy.threads import torch_threads
 from patronage_protocol.policy.tokenising import (
     TokenizedPair,
     length_check,
@@ -36,4 +37,5 @@ __all__ = [
     "prompt_tokens",
     "shared_base_model",
     "tokenize_pairs",
+    "torch_threads",
 ]
