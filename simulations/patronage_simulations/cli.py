@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from patronage_protocol.console import JsonFlag, print_json
 from patronage_protocol.errors import UsageError
@@ -24,9 +26,26 @@ def _list_presets(wanted: bool) -> None:
         raise typer.Exit
 
 
+RUN = "run"
+
+
+class _RunUnlessNamed(TyperGroup):
+    """`patronage simulate` runs a consortium, unless its first word names a study."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the name of the run in front where no study is named."""
+        return super().parse_args(ctx, args if args and args[0] in self.commands else [RUN, *args])
+
+
 def register(app: typer.Typer) -> None:
     """Add this component's commands to the root application."""
-    app.command()(simulate)
+    from patronage_simulations.fidelity_cli import fidelity
+
+    about = (simulate.__doc__ or "").split("\n", maxsplit=1)[0]
+    group = typer.Typer(cls=_RunUnlessNamed, rich_markup_mode=None, help=about)
+    group.command(RUN)(simulate)
+    group.command()(fidelity)
+    app.add_typer(group, name="simulate")
 
 
 def simulate(
@@ -35,7 +54,7 @@ def simulate(
     preset: Annotated[str, typer.Option(help="A scenario that comes with Patronage.")] = "",
     owners: Annotated[Path | None, typer.Option(help="A folder with one file of pairs an owner.")] = None,
     heldout: Annotated[Path | None, typer.Option(help="The pairs on which coalitions are scored.")] = None,
-    terms: Annotated[Path | None, typer.Option(help="Terms of the round (TOML), with --owners.")] = None,
+    terms: Annotated[Path | None, typer.Option(help="Terms: TOML, or a preset's name.")] = None,
     base_model: Annotated[
         str, typer.Option(help="Hub id, folder, GGUF file, package:NAME or tiny; replaces the scenario's.")
     ] = "",
@@ -63,6 +82,7 @@ def simulate(
     """Run a whole consortium on one machine, with the real code of both sides.
 
     Leaves RUN/ledger (published), RUN/report.html, RUN/adapter (PEFT), RUN/owners and RUN/operator.
+    `patronage simulate fidelity --help` is about the study of how true arithmetic is.
 
     Examples:
         patronage simulate --preset demo --out run/

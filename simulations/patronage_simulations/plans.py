@@ -17,7 +17,7 @@ from patronage_protocol.settings import read_settings
 from patronage_server.terms import RoundTerms
 from patronage_simulations.consortium import Plan
 from patronage_simulations.progress import Progress
-from patronage_simulations.scenarios import Scenario, generate
+from patronage_simulations.scenarios import Scenario, generate, load_scenario, presets
 
 __all__ = ["Computing", "OnBadRow", "OnOverlap", "plan_of_files", "plan_of_scenario"]
 
@@ -73,11 +73,13 @@ def plan_of_files(
 ) -> Plan:
     """The plan of a folder with one file of pairs an owner, and a file of held-out pairs.
 
+    The terms are a file, or those of a preset by its name.
+
     Raises:
         DataError: the terms or a row are unusable, or a held-out pair is an owner's too, and that is to
         stop the run. UnavailableError: a file is missing.
     """
-    terms = read_settings(terms_file, RoundTerms)
+    terms = _terms(terms_file)
     base = shared_base_model(
         base_model,
         precision=computing.precision,
@@ -106,6 +108,13 @@ def plan_of_files(
         held_out=scored.pairs,
         **vars(computing),
     )
+
+
+def _terms(named: Path) -> RoundTerms:
+    """Terms by the path of a TOML file, or by the name of a preset that has them."""
+    if str(named) in presets():
+        return load_scenario(str(named)).terms
+    return read_settings(named, RoundTerms)
 
 
 def _report_overlap(

@@ -12,7 +12,7 @@ from patronage_protocol.errors import UsageError
 from patronage_protocol.preferences import ChatMessage, PreferencePair
 from patronage_simulations.skills import SKILLS, Draw, Question, Skill
 
-__all__ = ["coin_labelled", "flipped", "held_out_pairs", "owner_pairs", "reordered", "reserved"]
+__all__ = ["coin_labelled", "flipped", "held_out_pairs", "owner_pairs", "plain", "reordered", "reserved"]
 
 HELD_OUT_SHARE = 4
 PATIENCE = 200
@@ -66,6 +66,23 @@ def coin_labelled(pairs: Sequence[PreferencePair], *, seed: str) -> tuple[Prefer
 def reordered(pairs: Sequence[PreferencePair], *, seed: str) -> tuple[PreferencePair, ...]:
     """The same pairs in another order: what a copy of somebody's data looks like."""
     return tuple(Draw(f"{seed}/order").some(pairs, len(pairs)))
+
+
+def plain(pairs: Sequence[PreferencePair]) -> tuple[PreferencePair, ...]:
+    """The same pairs as plain text: the messages of the prompt on one line, then the answer."""
+    return tuple(
+        PreferencePair(
+            prompt=f"{_said(pair.prompt)}\n",
+            chosen=_said(pair.chosen),
+            rejected=_said(pair.rejected),
+            source=pair.source,
+        )
+        for pair in pairs
+    )
+
+
+def _said(part: str | tuple[ChatMessage, ...]) -> str:
+    return part if isinstance(part, str) else " ".join(message.content for message in part)
 
 
 def _skill(name: str) -> Skill:

@@ -21,6 +21,7 @@ from patronage_simulations.preferences import (
     flipped,
     held_out_pairs,
     owner_pairs,
+    plain,
     reordered,
 )
 from patronage_simulations.skills import SKILLS
@@ -98,12 +99,16 @@ class HeldOutPlan(_WithSkills):
 
 
 class Scenario(Settings):
-    """A consortium to simulate. `seed` decides the pairs; training has seeds of its own in `terms`."""
+    """A consortium to simulate. `seed` decides the pairs; training has seeds of its own in `terms`.
+
+    `conversational = false` makes pairs of plain text, a third shorter without the chat template.
+    """
 
     name: Name
     description: str = Field(min_length=1)
     base_model: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0)
+    conversational: bool = True
     owners: tuple[OwnerPlan, ...] = Field(min_length=2)
     held_out: HeldOutPlan
     terms: RoundTerms
@@ -167,7 +172,10 @@ def generate(scenario: Scenario) -> GeneratedPairs:
         seed=f"{scenario.seed}/held-out",
         pairs_per_prompt=plan.pairs_per_prompt,
     )
-    return GeneratedPairs({owner.name: owners[owner.name] for owner in scenario.owners}, held_out)
+    made = {owner.name: owners[owner.name] for owner in scenario.owners}
+    if not scenario.conversational:
+        return GeneratedPairs({owner: plain(pairs) for owner, pairs in made.items()}, plain(held_out))
+    return GeneratedPairs(made, held_out)
 
 
 def _pairs(

@@ -24,7 +24,44 @@ def write(tmp_path: Path):
 
 
 def test_the_shipped_scenarios_are_these() -> None:
-    assert set(presets()) == {"demo", "free-riders", "honest", "paper", "poisoned", "tiny"}
+    assert set(presets()) == {
+        "demo",
+        "fidelity",
+        "free-riders",
+        "honest",
+        "paper",
+        "paper-small",
+        "poisoned",
+        "signature",
+        "tiny",
+        "tiny-rewards",
+    }
+
+
+def test_the_paper_preset_has_the_conditions_of_the_paper_and_a_twin_that_is_smaller() -> None:
+    paper, small = load_scenario("paper"), load_scenario("paper-small")
+    lora, dpo = paper.terms.lora, paper.terms.dpo
+    assert (lora.rank, lora.alpha, dpo.beta, dpo.learning_rate) == (8, 16.0, 0.1, 2e-5)
+    assert (dpo.epochs, dpo.batch_size, dpo.gradient_accumulation) == (4, 32, 4)
+    assert len(paper.owners) == 4
+    assert len({pair.prompt_digest for pair in generate(paper).held_out}) == 128
+    for scenario in (paper, small):
+        assert scenario.terms.game.utility == "reward"
+        assert len(scenario.terms.game.objectives) == 2
+    assert small.terms.lora == lora
+    assert (small.terms.dpo.beta, small.terms.dpo.epochs) == (dpo.beta, dpo.epochs)
+    assert [owner.skills for owner in small.owners] == [owner.skills for owner in paper.owners]
+    assert all(0 < few.pairs < many.pairs for few, many in zip(small.owners, paper.owners, strict=True))
+
+
+def test_plain_pairs_have_the_words_of_the_conversation() -> None:
+    scenario = load_scenario("tiny")
+    spoken, written = generate(scenario), generate(scenario.model_copy(update={"conversational": False}))
+    for talk, text in zip(spoken.held_out, written.held_out, strict=True):
+        assert isinstance(text.prompt, str)
+        assert text.prompt == " ".join(turn.content for turn in talk.prompt) + "\n"
+        assert (text.chosen, text.rejected) == (talk.chosen[0].content, talk.rejected[0].content)
+        assert text.source == talk.source
 
 
 @every_preset
@@ -47,7 +84,7 @@ def test_the_held_out_pairs_of_a_preset_cover_every_skill_of_its_owners(name: st
 
 
 def wrong_labels(scenario: Scenario, owner: str) -> float:
-    pairs = generate(scenario).owners[owner]
+    pairs = generate(scenario.model_copy(update={"conversational": True})).owners[owner]
     wrong = 0
     for pair in pairs:
         prompt, chosen, rejected = (

@@ -16,6 +16,7 @@ from patronage_simulations.consortium import Consortium, Plan
 from patronage_simulations.engines import run_engine, run_local
 from patronage_simulations.plans import Computing, plan_of_files
 from patronage_simulations.progress import Progress
+from patronage_simulations.scenarios import load_scenario
 
 ROW = {"prompt": "Say it", "chosen": "yes", "rejected": "no"}
 
@@ -55,6 +56,22 @@ def test_a_folder_of_files_becomes_a_plan(pairs_folder: Path, held_out: Path) ->
     made = plan(pairs_folder, held_out)
     assert {owner: len(pairs) for owner, pairs in made.owners.items()} == {"ann": 4, "bob": 4}
     assert len(made.held_out) == 4
+
+
+def test_terms_are_a_file_or_those_of_a_preset(pairs_folder: Path, held_out: Path) -> None:
+    made = plan_of_files(
+        pairs_folder,
+        held_out,
+        Path("paper"),
+        "tiny",
+        name="orchard",
+        seed=0,
+        on_bad_row="stop",
+        on_overlap="warn",
+        computing=Computing(precision="float32"),
+        progress=Progress(),
+    )
+    assert made.terms == load_scenario("paper").terms
 
 
 def test_a_bad_row_stops_the_run_with_its_place(pairs_folder: Path, held_out: Path) -> None:
