@@ -53,7 +53,10 @@ def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
 
     @app.train(Action.TRAIN)
     def train(message: Message, context: Context) -> Message:
-        return _answer(message, context, home_of, lambda owner: _statement(owner.train(_envelope(message))))
+        def answer(owner: Owner) -> RecordDict:
+            return _statement(owner.train(_envelope(message), _start(message)))
+
+        return _answer(message, context, home_of, answer)
 
     @app.query(Action.COSIGN)
     def cosign(message: Message, context: Context) -> Message:
@@ -91,6 +94,12 @@ def _answer(
     except PatronageError as error:
         content = _record({Field.PROBLEM: str(error).encode()})
     return Message(content, reply_to=message)
+
+
+def _start(message: Message) -> bytes | None:
+    """The adapter to start from; a round that starts from the base model sends none."""
+    record = message.content.config_records.get(RECORD)
+    return None if record is None or Field.START not in record else _bytes(message, Field.START)
 
 
 def _envelope(message: Message) -> Envelope:

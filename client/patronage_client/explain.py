@@ -24,6 +24,11 @@ def explain(manifest: Manifest) -> Iterator[str]:
     owners = ", ".join(owner.name for owner in manifest.owners)
     operator = manifest.operator.name
     yield f"Round {manifest.round} of {manifest.consortium}, run by {operator}. Owners: {owners}."
+    if manifest.start is not None:
+        yield (
+            f"It starts from the consortium's adapter of round {manifest.start.round}: your adapter comes on "
+            "top of it, and you are paid for what yours adds."
+        )
     yield (
         f"You train a LoRA adapter of rank {manifest.lora.rank} on {len(manifest.lora.modules())} modules of "
         f"{manifest.base_model.name} with DPO on your own pairs: {dpo.epochs} epochs, batches of "

@@ -47,6 +47,7 @@ from patronage_protocol.policy import (
     length_check,
     progress_bar,
     shared_base_model,
+    started,
 )
 from patronage_protocol.witnessing import check_quorum, log_key, witness_name
 
@@ -92,14 +93,19 @@ class Owner:
         write_atomic(folder / MANIFEST, manifest_bytes)
         return self._sign(manifest, Acceptance)
 
-    def train(self, request: Envelope) -> Envelope:
+    def train(self, request: Envelope, start: bytes | None = None) -> Envelope:
         """Train on the own pairs, keep the adapter, and commit to it.
 
+        Args:
+            request: the operator's, signed.
+            start: the adapter that the round starts from; None where it starts from the base model.
+
         Raises:
+            RemoteProtocolError: the manifest names another start.
             PatronageError: nothing was accepted for that round, or training cannot be done.
         """
         _, manifest = self._request(request, TrainRequest)
-        digest = sha256(self._adapter(manifest))
+        digest = sha256(self._adapter(manifest, start))
         return self._sign(manifest, Commitment, commitment=self._commitment(manifest, digest))
 
     def cosign(self, request: Envelope) -> Envelope:
@@ -255,7 +261,7 @@ class Owner:
             check=length_check(base, manifest.dpo.max_length),
         )
 
-    def _adapter(self, manifest: Manifest) -> bytes:
+    def _adapter(self, manifest: Manifest, start: bytes | None) -> bytes:
         """The bytes of the adapter of this round: trained once, then kept."""
         folder = self.home.round_folder(manifest.consortium, manifest.round)
         if (folder / ADAPTER).exists():
@@ -264,6 +270,8 @@ class Owner:
 
         base = self._base(manifest)
         pairs = self._pairs(manifest, base).pairs
+        if manifest.start is not None:
+            base = started(base, manifest, start or b"")
         with progress_bar(f"{self.name} trains") as progress:
             trained = train_adapter(
                 base,

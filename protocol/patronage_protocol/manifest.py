@@ -29,6 +29,7 @@ __all__ = [
     "PayoutTerms",
     "PoolTerms",
     "RewardGameTerms",
+    "StartTerms",
     "WitnessTerms",
 ]
 
@@ -58,6 +59,11 @@ class BaseModelTerms(Canonical):
     precision: Literal["bfloat16", "float32"]
     weights: Digest
     tokenizer: Digest
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        """All but the name."""
+        return self.architecture, self.precision, self.weights, self.tokenizer
 
 
 class LoraGroup(Canonical):
@@ -98,6 +104,22 @@ class LoraTerms(Canonical):
                 shapes[f"base_model.model.{module}.lora_A.weight"] = (self.rank, group.in_features)
                 shapes[f"base_model.model.{module}.lora_B.weight"] = (group.out_features, self.rank)
         return dict(sorted(shapes.items()))
+
+
+class StartTerms(Canonical):
+    """The policy that a later round starts from and is compared with: pi_0 and the consortium's adapter.
+
+    `adapter` is the digest in the entry `final` of round `round`; its rank and alpha are those of the file.
+    """
+
+    round: Positive
+    adapter: Digest
+    rank: Positive
+    alpha: PositiveReal
+
+    def lora(self, terms: LoraTerms) -> LoraTerms:
+        """The format of that adapter: the modules of this round, in its own rank."""
+        return terms.model_copy(update={"rank": self.rank, "alpha": self.alpha})
 
 
 class DpoTerms(Canonical):
@@ -307,8 +329,8 @@ class Manifest(Canonical):
     """The whole agreement.
 
     `seed` (32 bytes, hexadecimal) breaks ties. With fewer adapters than `min_players` after intake the
-    round is aborted and the budget refunded. `versions` names the software that the operator declares to
-    run.
+    round is aborted and the budget refunded. Without a `start` the round begins at the base model. `versions`
+    names the software that the operator declares to run.
     """
 
     schema_version: Literal[1]
@@ -319,6 +341,7 @@ class Manifest(Canonical):
     owners: Annotated[tuple[Party, ...], Field(min_length=2)]
     min_players: Positive
     base_model: BaseModelTerms
+    start: StartTerms | None = None
     lora: LoraTerms
     dpo: DpoTerms
     intake: IntakeTerms
@@ -339,6 +362,12 @@ class Manifest(Canonical):
                 if value in seen:
                     raise ValueError(f"{party.name} and {seen[value]} have the same {field}")
                 seen[value] = party.name
+        return self
+
+    @model_validator(mode="after")
+    def _starts_from_the_past(self) -> Self:
+        if self.start is not None and self.start.round >= self.round:
+            raise ValueError("a round starts from the adapter of a round before it")
         return self
 
     @model_validator(mode="after")

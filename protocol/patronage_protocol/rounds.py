@@ -24,6 +24,7 @@ A state carries the right edge of the Merkle tree over all entries before it, so
 entry is compared with the one that these entries have.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -283,7 +284,34 @@ def follow(history: tuple[Round, ...], entry: AnyEntry, blobs: Blobs) -> tuple[R
                 f"round {after.round} of {after.consortium}",
                 "open §next",
             )
+    _check_start(history, opened.manifest)
     return (*history, opened)
+
+
+def _check_start(history: tuple[Round, ...], manifest: Manifest) -> None:
+    """A start is the adapter that the last round with one left, over the same base model and modules."""
+    start = manifest.start
+    if start is None:
+        return
+    last = next((state for state in reversed(history) if state.adapter is not None), None)
+    if last is None:
+        _refuse("the base model as start, since no round has left an adapter", start.adapter, "open §start")
+    before = last.manifest
+    if (start.round, start.adapter) != (before.round, last.adapter):
+        _refuse(
+            f"the adapter {last.adapter} of round {before.round} as start",
+            f"{start.adapter} of round {start.round}",
+            "open §start",
+        )
+    if (
+        manifest.base_model.identity != before.base_model.identity
+        or manifest.lora.groups != before.lora.groups
+    ):
+        _refuse(f"the base model and LoRA modules of round {before.round}", "others", "open §start")
+    ours, theirs = (terms.alpha / terms.rank for terms in (start, before.lora))
+    rank = len(last.players) * before.lora.rank + (before.start.rank if before.start else 0)
+    if start.rank != rank or not math.isclose(ours, theirs, rel_tol=1e-12):
+        _refuse(f"rank {rank} and alpha / rank {theirs:g} as start", f"{start.rank}, {ours:g}", "open §start")
 
 
 def _accept(state: Round, entry: Accepted, _blobs: Blobs) -> Round:

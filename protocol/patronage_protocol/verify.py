@@ -259,7 +259,7 @@ def _check_round(state: Round, ledger: PublishedLedger) -> list[Check]:
     accepted = len(manifest.owners) - number[Standing.INVITED] - number[Standing.DECLINED]
     lines = {
         "open": f"manifest {manifest.digest[:16]} signed by {manifest.operator.name}; "
-        f"{len(manifest.owners)} owners, {manifest.held_out.pairs} held-out pairs",
+        f"{len(manifest.owners)} owners, {manifest.held_out.pairs} held-out pairs{_start(manifest)}",
         "accept": f"{accepted} accepted and {number[Standing.DECLINED]} declined, each in its own signature",
         "commit": f"{len(state.commitments)} commitments, each signed by its owner",
     }
@@ -291,6 +291,11 @@ def _check_round(state: Round, ledger: PublishedLedger) -> list[Check]:
     else:
         lines[state.phase.value] = "the round is not finished"
     return [Check(phase=phase, what=what) for phase, what in lines.items()]
+
+
+def _start(manifest: Manifest) -> str:
+    start = manifest.start
+    return "" if start is None else f"; starts from the adapter {start.adapter[:16]} of round {start.round}"
 
 
 def _scope(evidence: Evidence) -> str:

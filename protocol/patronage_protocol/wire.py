@@ -23,9 +23,13 @@ class Action:
 
 
 class Field:
-    """Byte strings in a message: an envelope, an offered manifest and its signature, a problem in words."""
+    """Byte strings in a message.
+
+    An envelope, an offered manifest and its signature, the adapter to start from, a problem in words.
+    """
 
     STATEMENT: Final = "statement"
     MANIFEST: Final = "manifest"
     SIGNATURE: Final = "signature"
+    START: Final = "start"
     PROBLEM: Final = "problem"

@@ -44,6 +44,11 @@ class Book:
         return self._ledger
 
     @property
+    def rounds(self) -> tuple[Round, ...]:
+        """All rounds of the ledger, the last as it stands."""
+        return self._rounds
+
+    @property
     def state(self) -> Round:
         """Where the round stands.
 

@@ -7,6 +7,7 @@ refusal that comes back, signed by a key of the manifest, tells whose node it wa
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from patronage_protocol.envelopes import Envelope, sign_detached
 from patronage_protocol.errors import FormatError, RemoteProtocolError, VerificationError
@@ -82,6 +83,7 @@ class Correspondence:
         deadline: int,
         *,
         own: Callable[[str], Mapping[str, object]] = lambda _owner: {},
+        beside: Mapping[str, bytes] = MappingProxyType({}),
         **fields: object,
     ) -> Iterator[tuple[str, Answer]]:
         """Send each owner a request of `kind`; yield the answers that are no problems, as they come.
@@ -92,6 +94,7 @@ class Correspondence:
             owners: whom to ask; one whose node is unknown is asked where it is first.
             deadline: Unix seconds.
             own: what the request to one owner says.
+            beside: byte strings that go with every request, by `wire.Field`.
             fields: what the request says to all.
         """
         waiting = set(owners)
@@ -99,7 +102,7 @@ class Correspondence:
             self._locate(waiting, deadline)
             owner_at = {self._node_of[owner]: owner for owner in sorted(waiting) if owner in self._node_of}
             requests = {
-                node: self._sealed(kind, owner=owner, **fields, **own(owner))
+                node: {**self._sealed(kind, owner=owner, **fields, **own(owner)), **beside}
                 for node, owner in owner_at.items()
             }
             for answer in self._nodes.ask(action, requests, deadline=deadline):

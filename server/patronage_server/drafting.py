@@ -18,6 +18,8 @@ from patronage_protocol.manifest import (
     WitnessTerms,
 )
 from patronage_protocol.policy import BaseModel, lora_groups
+from patronage_protocol.rounds import Round
+from patronage_server.starting import next_start
 from patronage_server.terms import RoundTerms
 
 __all__ = ["draw_up"]
@@ -36,15 +38,23 @@ def draw_up(
     base: BaseModel,
     held_out: HeldOutTerms,
     now: int,
+    history: Sequence[Round] = (),
 ) -> Manifest:
-    """The manifest of a round that opens `now` (Unix seconds).
+    """The manifest of a round that opens `now` (Unix seconds), after the rounds of `history`.
 
     Raises:
-        UsageError: the base model has none of the target modules, or two parties share a name or key.
+        UsageError: the base model has none of the target modules or others than the start, or two parties
+            share a name or key.
     """
     accept = now + terms.seconds.accept
     commit = accept + terms.seconds.commit
     reveal = commit + terms.seconds.witness + terms.seconds.reveal
+    lora = LoraTerms(
+        rank=terms.lora.rank,
+        alpha=terms.lora.alpha,
+        init_seed=terms.lora.init_seed,
+        groups=lora_groups(base.model, terms.lora.target_modules),
+    )
     fields = {
         "schema_version": 1,
         "consortium": consortium,
@@ -54,12 +64,8 @@ def draw_up(
         "owners": tuple(sorted(owners, key=lambda owner: owner.name)),
         "min_players": terms.min_players,
         "base_model": base.terms(),
-        "lora": LoraTerms(
-            rank=terms.lora.rank,
-            alpha=terms.lora.alpha,
-            init_seed=terms.lora.init_seed,
-            groups=lora_groups(base.model, terms.lora.target_modules),
-        ),
+        "start": next_start(history, lora) if terms.start == "consortium" else None,
+        "lora": lora,
         "dpo": terms.dpo,
         "intake": terms.intake,
         "held_out": held_out,

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from patronage_protocol.adapters import Tensors
 from patronage_protocol.errors import UsageError
+from patronage_protocol.manifest import LoraTerms
 from patronage_server.composition import AdapterSet, weighting
 from patronage_server.export import concatenate, truncated, widened, write_adapter
 from patronage_server.merged_weights import export_merged
@@ -58,6 +60,7 @@ def export_consortium(
     rank: int | None = None,
     weights: str = "sum",
     owners: Sequence[str] | None = None,
+    start: tuple[Tensors, LoraTerms] | None = None,
 ) -> Export:
     """Write one adapter (a PEFT folder), or the whole model with it merged in.
 
@@ -68,6 +71,7 @@ def export_consortium(
         rank: cut to this rank by SVD; None keeps the exact sum.
         weights: `sum`, `mean` or `size`.
         owners: whose adapters; None is everybody's.
+        start: the adapter that the round started from, which comes first in the sum; None for pi_0.
 
     Raises:
         UsageError: an owner that is not there, no owner, a rank that is no smaller one, or `out` holds
@@ -79,10 +83,14 @@ def export_consortium(
         raise UsageError("at least one owner", got="none", do="name one, or leave the choice out")
     chosen = tuple(np.array(adapters.owners, dtype=object)[members])
     coefficients = weighting(weights, adapters)(members[None])[0][members]
-    tensors = concatenate(
-        [adapters.adapters[owner] for owner in chosen], lora=adapters.lora, weights=coefficients.tolist()
-    )
+    parts, factors = [adapters.adapters[owner] for owner in chosen], coefficients.tolist()
     lora, energy, worst = widened(adapters.lora, len(chosen)), 1.0, 1.0
+    if start is not None:
+        parts.insert(0, start[0])
+        factors.insert(0, start[1].scaling / lora.scaling)
+        full = lora.rank + start[1].rank
+        lora = lora.model_copy(update={"rank": full, "alpha": adapters.lora.scaling * full})
+    tensors = concatenate(parts, lora=adapters.lora, weights=factors)
     if rank is not None:
         cut = truncated(tensors, lora, rank)
         tensors, lora, energy, worst = cut.tensors, cut.lora, cut.energy, cut.worst

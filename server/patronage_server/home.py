@@ -12,6 +12,7 @@
     published/               the static ledger that everybody reads
     second-place/head        the head signed last, unless operator.toml names another disk
 
+Of later rounds there are adapters-2/, candidates-2.jsonl and consortium-adapter-2/, and so on.
 Nothing is written outside the folder.
 """
 
@@ -28,7 +29,7 @@ from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.settings import Settings, read_settings
 
-__all__ = ["Engine", "OperatorConfig", "OperatorHome", "adapter_file"]
+__all__ = ["Engine", "OperatorConfig", "OperatorHome", "adapter_file", "exported_folder"]
 
 MAX_MANIFEST = 16 * 2**20
 
@@ -91,10 +92,9 @@ class OperatorHome:
         """The held-out pairs."""
         return self.path / "held-out.jsonl"
 
-    @property
-    def candidates(self) -> Path:
-        """The candidates of the round, under the utility `reward`."""
-        return self.path / "candidates.jsonl"
+    def candidates(self, number: int) -> Path:
+        """The candidates of a round, under the utility `reward`."""
+        return self.path / f"candidates{_later(number)}.jsonl"
 
     def open_ledger(self, origin: str) -> Ledger:
         """The ledger's store, made if it is not there. Close it, or use it as a context manager.
@@ -114,24 +114,33 @@ class OperatorHome:
         """The published ledger."""
         return self.path / self.config.published
 
-    @property
-    def exported(self) -> Path:
-        """The exported adapter."""
-        return self.path / self.config.exported
+    def exported(self, number: int) -> Path:
+        """The exported adapter of a round."""
+        return exported_folder(self.path, self.config, number)
 
     @property
     def cache(self) -> Path | None:
         """Where de-quantised models are kept, if anywhere."""
         return self.path / self.config.cache if self.config.cache else None
 
-    def adapter(self, owner: str) -> Path:
-        """Where the adapter of an owner is kept."""
-        return adapter_file(self.path, owner)
+    def adapter(self, owner: str, number: int) -> Path:
+        """Where the adapter of an owner in a round is kept."""
+        return adapter_file(self.path, owner, number)
 
 
-def adapter_file(folder: Path, owner: str) -> Path:
-    """Where an operator's folder keeps the adapter of an owner."""
-    return folder / "adapters" / f"{owner}.safetensors"
+def adapter_file(folder: Path, owner: str, number: int) -> Path:
+    """Where an operator's folder keeps the adapter of an owner in a round."""
+    return folder / f"adapters{_later(number)}" / f"{owner}.safetensors"
+
+
+def exported_folder(folder: Path, config: OperatorConfig, number: int) -> Path:
+    """Where an operator's folder keeps the exported adapter of a round."""
+    return folder / f"{config.exported}{_later(number)}"
+
+
+def _later(number: int) -> str:
+    """What is kept of round 2 and later has its number in its name."""
+    return f"-{number}" if number > 1 else ""
 
 
 def _require_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from patronage_protocol.joining import Invitation, write_envelope
 from patronage_protocol.manifest import Manifest, Party
 from patronage_protocol.pair_files import read_pairs
 from patronage_protocol.policy import shared_base_model
-from patronage_protocol.rounds import Phase
+from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.settings import read_settings
 from patronage_server.book import Book
 from patronage_server.bundle import BUNDLE
@@ -40,7 +40,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
             do="register more: patronage operator register DIR FILE",
         )
     terms = read_settings(home.path / "terms.toml", RoundTerms)
-    number = _next_number(home, network)
+    history = _history(home, network)
     base = shared_base_model(
         home.config.base_model,
         precision=home.config.precision,
@@ -52,13 +52,14 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
     manifest = draw_up(
         with_scorers(terms, pairs, device=str(base.device)),
         consortium=network.config.consortium,
-        number=number,
+        number=history[-1].manifest.round + 1 if history else 1,
         seed=sha256(secrets.token_bytes(SECRET_BYTES)),
         operator=Party(name=network.config.name, key=home.key.public.text),
         owners=owners,
         base=base,
         held_out=HeldOutSet(pairs, secret).commitment,
         now=now,
+        history=history,
     )
     write_atomic(home.path / "manifest.json", manifest.encode())
     invitation = Invitation(
@@ -71,13 +72,13 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
     return manifest
 
 
-def _next_number(home: OperatorHome, network: Network) -> int:
-    """One more than the last round in the ledger, which must be final; 1 without a ledger."""
+def _history(home: OperatorHome, network: Network) -> tuple[Round, ...]:
+    """The rounds in the ledger, of which the last must be final; none without a ledger."""
     if not (home.path / "ledger.sqlite").exists():
-        return 1
+        return ()
     with home.open_ledger(f"{network.config.name}/{network.config.consortium}") as ledger:
         if not ledger.size:
-            return 1
+            return ()
         book = Book(ledger, home.published)
         state, cosigned = book.state, book.cosigned_end
     if state.phase is Phase.FINAL and not cosigned:
@@ -92,4 +93,4 @@ def _next_number(home: OperatorHome, network: Network) -> int:
             got=f"the phase {state.phase.value}",
             do="finish it first: patronage operator round DIR --resume",
         )
-    return state.manifest.round + 1
+    return book.rounds

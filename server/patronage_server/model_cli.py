@@ -95,7 +95,13 @@ def export(
     opened = RunFolder.open(run, round_number=round_number)
     adapters = opened.adapters(device=device or None, cache=model_cache)
     found = export_consortium(
-        adapters, out, merged=form == "merged", rank=rank, weights=weights, owners=owner
+        adapters,
+        out,
+        merged=form == "merged",
+        rank=rank,
+        weights=weights,
+        owners=owner,
+        start=opened.start(),
     )
     if as_json:
         print_json(found.as_json())

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import numpy as np
 from numpy.typing import NDArray
 
-from patronage_protocol.adapters import Tensors
+from patronage_protocol.adapters import Tensors, decode
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import LocalProtocolError, UsageError
 from patronage_protocol.evaluations import Evidence
@@ -23,6 +23,7 @@ from patronage_protocol.policy import (
     check_same_base,
     progress_bar,
     shared_base_model,
+    started,
     tokenize_pairs,
     torch_threads,
 )
@@ -31,10 +32,11 @@ from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.rounds import Round
 from patronage_server.candidates import draw_candidates, score_candidates, with_distinct_prompts
 from patronage_server.evaluation import score_adapters
-from patronage_server.export import export_adapter
+from patronage_server.export import concatenate, write_adapter
 from patronage_server.home import Engine, OperatorHome
 from patronage_server.ray_scoring import Scoring, score_on_ray
 from patronage_server.rewards import load_reward
+from patronage_server.starting import exported_lora, start_bytes
 
 __all__ = ["evaluate_round", "export_round"]
 
@@ -55,7 +57,7 @@ def evaluate_round(
     Raises:
         LocalProtocolError: the base model or the held-out pairs are not those of the manifest.
         UsageError: a margin, log-ratio or reward is not finite or out of range, or a reward fails; or Ray is
-            asked to score generations.
+            asked to score generations, or a round that does not start from the base model.
         UnavailableError: the device has not enough memory, or the Ray cluster is not there.
     """
     manifest = state.manifest
@@ -78,23 +80,37 @@ def evaluate_round(
             )
         with torch_threads(home.config.threads):
             return _evaluate_rewards(home, state, _base(home, manifest), players, (pairs, secret))
+    if engine == "ray" and manifest.start is not None:
+        raise UsageError(
+            "the engine local for a round that starts from the consortium's adapter",
+            got="the engine ray, whose workers load the base model alone",
+            do="go on with: patronage operator round DIR --resume --engine local",
+        )
     score = _score_on_ray if engine == "ray" else _score_here
     return MarginEvidence.from_margins(_header(state, pairs), score(home, manifest, players, pairs))
 
 
 def export_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensors]) -> str:
-    """Write the sum of all players' adapters as one PEFT folder; returns the digest of its weights."""
-    weights = export_adapter(
-        [adapters[player] for player in state.players],
-        lora=state.manifest.lora,
-        base_model=state.manifest.base_model.name,
-        out=home.exported,
+    """Write the sum of the start and all players' adapters as one PEFT folder; the digest of its weights."""
+    manifest = state.manifest
+    parts = [adapters[player] for player in state.players]
+    weights = [1.0] * len(parts)
+    if manifest.start is not None:
+        lora = manifest.start.lora(manifest.lora)
+        data = start_bytes(home.path, home.config, manifest)
+        parts.insert(0, decode(data, lora, max_bytes=len(data)))
+        weights.insert(0, lora.scaling / manifest.lora.scaling)
+    written = write_adapter(
+        concatenate(parts, lora=manifest.lora, weights=weights),
+        lora=exported_lora(manifest, len(state.players)),
+        base_model=manifest.base_model.name,
+        out=home.exported(manifest.round),
     )
-    return sha256(weights.read_bytes())
+    return sha256(written.read_bytes())
 
 
 def _base(home: OperatorHome, manifest: Manifest) -> BaseModel:
-    """The base model of the round."""
+    """What the round starts from: its base model, with the consortium's adapter in place in a later round."""
     base = shared_base_model(
         home.config.base_model,
         precision=manifest.base_model.precision,
@@ -102,7 +118,9 @@ def _base(home: OperatorHome, manifest: Manifest) -> BaseModel:
         cache=home.cache,
     )
     check_same_base(manifest.base_model, base)
-    return base
+    if manifest.start is None:
+        return base
+    return started(base, manifest, start_bytes(home.path, home.config, manifest))
 
 
 def _score_here(
@@ -167,7 +185,7 @@ def _evaluate_rewards(
             base, list(players.values()), prompts, lora=manifest.lora, terms=game.pool, progress=progress
         )
         listed = candidates.encode(secret)
-        write_atomic(home.candidates, listed)
+        write_atomic(home.candidates(manifest.round), listed)
         pools = score_candidates(
             base, players, candidates, rewards, lora=manifest.lora, terms=game.pool, progress=progress
         )

@@ -31,7 +31,7 @@ from patronage_protocol.manifest import Manifest
 from patronage_protocol.messages import ReceiptRequest, Refusal, Reveal, RevealRequest, TrainRequest
 from patronage_protocol.rounds import Phase, Round, Standing
 from patronage_protocol.shares import compute_shares
-from patronage_protocol.wire import Action
+from patronage_protocol.wire import Action, Field
 from patronage_server.book import Book
 from patronage_server.clock import Clock
 from patronage_server.correspondence import Correspondence
@@ -39,6 +39,7 @@ from patronage_server.cosigning import STRAGGLER_SECONDS, Cosigning
 from patronage_server.home import OperatorHome
 from patronage_server.intake import judge
 from patronage_server.nodes import Answer
+from patronage_server.starting import start_bytes
 
 __all__ = ["Evaluate", "Export", "RoundDriver"]
 
@@ -124,7 +125,9 @@ class RoundDriver:
                     break  # a node of nobody who was invited need not be waited for
         self._forfeit(Standing.INVITED, deadlines.accept)
         waiting = self._state.owners(Standing.ACCEPTED)
-        for owner, answer in self.owners.ask(Action.TRAIN, TrainRequest, waiting, deadlines.commit):
+        for owner, answer in self.owners.ask(
+            Action.TRAIN, TrainRequest, waiting, deadlines.commit, beside=self._start()
+        ):
             with self.owners.blame(owner):
                 statement = Envelope.decode(answer.statement)
                 self.book.record(Committed(time=self.clock.now(), owner=owner, statement=statement))
@@ -132,6 +135,15 @@ class RoundDriver:
         made = self._state.commitments
         closed = Closed(time=self.clock.now(), count=len(made), commitments=commitments_digest(made))
         self.book.record(closed)
+
+    def _start(self) -> dict[str, bytes]:
+        """The adapter that the round starts from, for those who train."""
+        manifest = self._manifest
+        return (
+            {}
+            if manifest.start is None
+            else {Field.START: start_bytes(self.home.path, self.home.config, manifest)}
+        )
 
     def _take_answer_to_offer(self, owner: str, envelope: Envelope) -> None:
         if self._state.standing[owner] is Standing.INVITED:
@@ -191,7 +203,7 @@ class RoundDriver:
             )
         entry = Revealed(time=self.clock.now(), owner=owner, statement=envelope)
         self.book.check(entry)
-        path = self.home.adapter(owner)
+        path = self.home.adapter(owner, self._manifest.round)
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, answer.adapter)
         self.book.record(entry)
@@ -270,7 +282,7 @@ class RoundDriver:
 
     def _adapter_bytes(self, owner: str) -> bytes:
         """What an owner revealed, from the operator's folder."""
-        path = self.home.adapter(owner)
+        path = self.home.adapter(owner, self._manifest.round)
         data = read_bytes(path, limit=self._manifest.intake.max_bytes)
         if sha256(data) != self._state.reveals[owner].adapter:
             raise UnavailableError(

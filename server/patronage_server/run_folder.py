@@ -7,18 +7,20 @@ adapter is the one whose digest is in it. No key is needed.
 from dataclasses import dataclass
 from pathlib import Path
 
-from patronage_protocol.adapters import decode
+from patronage_protocol.adapters import Tensors, decode
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import UnavailableError, UsageError
 from patronage_protocol.files import read_bytes
+from patronage_protocol.manifest import LoraTerms
 from patronage_protocol.pair_files import read_pairs
-from patronage_protocol.policy import shared_base_model
+from patronage_protocol.policy import check_same_base, shared_base_model, started
 from patronage_protocol.preferences import ChatMessage
 from patronage_protocol.rounds import Round
 from patronage_protocol.settings import read_settings
 from patronage_protocol.verify import verify_ledger
 from patronage_server.composition import AdapterSet
 from patronage_server.home import OperatorConfig, adapter_file
+from patronage_server.starting import start_bytes
 
 __all__ = ["RunFolder"]
 
@@ -77,8 +79,23 @@ class RunFolder:
         """What the model is asked, in the form that the owners trained on."""
         return (ChatMessage(role="user", content=text),) if self.conversational else text
 
+    def start(self) -> tuple[Tensors, LoraTerms] | None:
+        """The adapter that the round started from, and its format; None where that is the base model.
+
+        Raises:
+            UnavailableError: it is not in the folder, or another one is.
+        """
+        manifest = self.state.manifest
+        if manifest.start is None:
+            return None
+        data = start_bytes(self.path, self.config, manifest)
+        lora = manifest.start.lora(manifest.lora)
+        return decode(data, lora, max_bytes=len(data)), lora
+
     def adapters(self, *, device: str | None = None, cache: Path | None = None) -> AdapterSet:
-        """The adapters of the round's players over its base model, with the sizes that the owners state.
+        """The adapters of the round's players over what it starts from, with the sizes that the owners state.
+
+        A later round starts from the base model with the consortium's adapter of an earlier one in place.
 
         Raises:
             UnavailableError, DataError: the base model or an adapter is not there, or is another one.
@@ -92,9 +109,12 @@ class RunFolder:
             device=device or self.config.device,
             cache=cache or kept,
         )
+        if manifest.start is not None:
+            check_same_base(manifest.base_model, base)
+            base = started(base, manifest, start_bytes(self.path, self.config, manifest))
         tensors = {}
         for player in self.state.players:
-            file = adapter_file(self.path, player)
+            file = adapter_file(self.path, player, manifest.round)
             data = read_bytes(file, limit=manifest.intake.max_bytes)
             if sha256(data) != self.state.reveals[player].adapter:
                 raise UnavailableError(
@@ -106,5 +126,5 @@ class RunFolder:
             manifest.lora,
             tensors,
             sizes={player: self.state.reveals[player].pairs for player in self.state.players},
-            trained_on=dict.fromkeys(tensors, manifest.base_model),
+            trained_on=dict.fromkeys(tensors, base.terms() if manifest.start else manifest.base_model),
         )

@@ -4,6 +4,8 @@ Digests, shapes, keys and deadlines are no choices: `drafting` fills them in fro
 pairs and the registered owners.
 """
 
+from typing import Literal
+
 from pydantic import Field
 
 from patronage_protocol.canonical import Name
@@ -42,7 +44,10 @@ class WitnessChoice(Settings):
 
 
 class RoundTerms(Settings):
-    """All that a person decides about a round; see the manifest for what each part means."""
+    """All that a person decides about a round; see the manifest for what each part means.
+
+    `start`: a later round starts from the consortium's adapter of the round before, or from the base model.
+    """
 
     lora: LoraChoice
     dpo: DpoTerms
@@ -51,5 +56,6 @@ class RoundTerms(Settings):
     interval: IntervalTerms
     payout: PayoutTerms
     min_players: int = Field(default=2, gt=0)
+    start: Literal["consortium", "base"] = "consortium"
     seconds: PhaseSeconds = PhaseSeconds()
     witness: WitnessChoice = WitnessChoice()

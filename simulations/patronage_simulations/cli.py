@@ -59,6 +59,9 @@ def simulate(
         str, typer.Option(help="Hub id, folder, GGUF file, package:NAME or tiny; replaces the scenario's.")
     ] = "",
     seed: Annotated[int | None, typer.Option(help="Replaces the scenario's seed.", min=0)] = None,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds, each from the consortium's adapter of the last.", min=1, max=100)
+    ] = 1,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="One process, or Flower's simulation engine.")
     ] = "local",
@@ -128,12 +131,16 @@ def simulate(
             computing=computing,
             progress=progress,
         )
-    state = run(plan, out, engine=engine, progress=progress)
+    states = run(plan, out, engine=engine, progress=progress, rounds=rounds)
     if as_json:
-        print_json({"out": str(out), **summary_of(state)})
+        every = [summary_of(state) for state in states]
+        print_json({"out": str(out), **every[-1], "rounds": every})
     else:
-        typer.echo(table_of(state))
-        typer.echo(f"\nledger  {out / 'ledger'}\nreport  {out / 'report.html'}\nadapter {out / 'adapter'}")
+        for state in states:
+            typer.echo(f"round {state.manifest.round}" if rounds > 1 else "", nl=rounds > 1)
+            typer.echo(table_of(state))
+        adapter = out / (f"adapter-{rounds}" if rounds > 1 else "adapter")
+        typer.echo(f"\nledger  {out / 'ledger'}\nreport  {out / 'report.html'}\nadapter {adapter}")
 
 
 def _absolute(folder: Path | None) -> str:

@@ -3,7 +3,7 @@
     RUN/owners/<name>/     an owner's folder (its key, pairs and rounds)
     RUN/operator/          the operator's folder (its key, terms, held-out pairs and store)
     RUN/ledger/            the published ledger
-    RUN/adapter/           the consortium's adapter, a PEFT folder
+    RUN/adapter/           the consortium's adapter, a PEFT folder; adapter-2/ after round 2, and so on
     RUN/second-place/      the head that the operator signed last
 
 Keys follow from the seed, so that a run can be repeated to the byte; a real owner's key is random.
@@ -27,11 +27,13 @@ from patronage_protocol.manifest import Manifest, Party
 from patronage_protocol.pair_files import write_pairs
 from patronage_protocol.policy import BaseModel
 from patronage_protocol.preferences import PreferencePair
+from patronage_server.book import Book
 from patronage_server.drafting import draw_up
+from patronage_server.home import OperatorHome
 from patronage_server.rewards import with_scorers
 from patronage_server.terms import RoundTerms
 
-__all__ = ["Consortium", "Plan", "found"]
+__all__ = ["Consortium", "Plan", "found", "open_next"]
 
 OPERATOR = "operator"
 
@@ -118,6 +120,32 @@ def found(folder: Path, plan: Plan, base: BaseModel, *, now: int) -> Consortium:
         _found_owner(folder / "owners" / name, name, pairs, plan, keys)
     _found_operator(folder / OPERATOR, manifest, secret, plan, keys[OPERATOR])
     return Consortium(folder, manifest)
+
+
+def open_next(consortium: Consortium, plan: Plan, base: BaseModel, *, now: int) -> Consortium:
+    """Draw up the next round of a consortium whose last round is final, with the same owners and pairs.
+
+    Raises:
+        UsageError: its terms cannot follow, such as other LoRA modules than those of the start.
+    """
+    home = OperatorHome.load(consortium.operator)
+    last = consortium.manifest
+    with home.open_ledger(last.origin) as ledger:
+        history = Book(ledger, home.published).rounds
+    manifest = draw_up(
+        with_scorers(plan.terms, plan.held_out, device=str(base.device)),
+        consortium=plan.name,
+        number=last.round + 1,
+        seed=sha256(_derive(plan.seed, f"round {last.round + 1}")),
+        operator=last.operator,
+        owners=last.owners,
+        base=base,
+        held_out=last.held_out,
+        now=max(now, history[-1].time),
+        history=history,
+    )
+    write_atomic(consortium.operator / "manifest.json", manifest.encode())
+    return Consortium(consortium.folder, manifest)
 
 
 def _found_owner(

@@ -37,7 +37,7 @@ from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
-from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
+from patronage_protocol.manifest import MANIFEST_TYPE, Manifest, StartTerms
 from patronage_protocol.messages import (
     Acceptance,
     Commitment,
@@ -235,6 +235,70 @@ def test_the_next_round_may_open_only_after_the_last_is_final(
     play.manifest = manifest_of("ann", "bob", round=2)
     play.open()
     assert [state.phase for state in play.rounds] == [Phase.FINAL, Phase.OPEN]
+
+
+@pytest.fixture
+def finished(play: Play) -> Play:
+    """A round that is over, with three players of rank 2 and the adapter 0f0f..."""
+    revealed(play)
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    play.evaluate()
+    play.value()
+    play.settle()
+    play.finish()
+    play.witness("ann", "cy")
+    return play
+
+
+def start_of(**changes: Any) -> StartTerms:
+    return StartTerms.model_validate({"round": 1, "adapter": "0f" * 32, "rank": 6, "alpha": 12.0, **changes})
+
+
+def test_the_next_round_may_start_from_the_adapter_that_the_last_one_left(
+    finished: Play, manifest_of: Manifests
+) -> None:
+    finished.manifest = manifest_of("ann", "bob", round=2, start=start_of())
+    assert finished.open().manifest.start == start_of()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"adapter": "0e" * 32},
+        {"rank": 4, "alpha": 8.0},
+        {"alpha": 6.0},
+    ],
+)
+def test_a_round_starts_from_no_other_adapter(
+    finished: Play, manifest_of: Manifests, change: dict[str, Any]
+) -> None:
+    finished.manifest = manifest_of("ann", "bob", round=2, start=start_of(**change))
+    with pytest.raises(RemoteProtocolError, match="open §start"):
+        finished.open()
+
+
+def test_a_start_belongs_to_its_base_model_and_modules(finished: Play, manifest_of: Manifests) -> None:
+    manifest = manifest_of("ann", "bob", round=2, start=start_of())
+    others = {
+        "base_model": manifest.base_model.model_copy(update={"weights": "0d" * 32}),
+        "lora": manifest.lora.model_copy(update={"groups": manifest.lora.groups * 2}),
+    }
+    for what, value in others.items():
+        finished.manifest = manifest.model_copy(update={what: value})
+        with pytest.raises(RemoteProtocolError, match="open §start"):
+            finished.open()
+    renamed = manifest.base_model.model_copy(update={"name": "another name for the same"})
+    finished.manifest = manifest.model_copy(update={"base_model": renamed})
+    finished.open()
+
+
+def test_the_first_round_has_nothing_to_start_from(play: Play, manifest_of: Manifests) -> None:
+    play.manifest = manifest_of("ann", "bob", round=2, start=start_of())
+    with pytest.raises(RemoteProtocolError, match="no round has left an adapter"):
+        play.open()
+    with pytest.raises(ValueError, match="a round before it"):
+        manifest_of("ann", "bob", round=1, start=start_of())
 
 
 def test_a_manifest_that_its_operator_did_not_sign_opens_nothing(play: Play) -> None:
