@@ -26,7 +26,7 @@ def export_payouts(
     round_number: Annotated[int | None, typer.Option("--round", help="Only this round.", min=1)] = None,
     trust: Annotated[
         Path | None,
-        typer.Option(help="A file with the operator's verifier key (C2SP vkey) as you know it."),
+        typer.Option(help="Whom you trust: a C2SP policy (tlog-policy), or a file with the operator's vkey."),
     ] = None,
 ) -> None:
     """Write the payouts and refunds of every final round, zero payouts with their reasons too.
@@ -37,15 +37,15 @@ def export_payouts(
     """
     from patronage_protocol.accounting import books_of, write_books
     from patronage_protocol.files import write_atomic
-    from patronage_protocol.ledger.cli import read_vkey
+    from patronage_protocol.ledger.trust import read_trust
     from patronage_protocol.rounds import Phase
     from patronage_protocol.verify import verify_ledger
 
     if out is not None and out.exists():
         raise UsageError(f"no file at {out}", got="one that exists", do="choose another name")
-    key = read_vkey(trust) if trust else None
+    policy = read_trust(trust) if trust else None
     try:
-        verdict = verify_ledger(ledger, trust=key)
+        verdict = verify_ledger(ledger, trust=policy)
     except (VerificationError, FormatError, RemoteProtocolError) as error:
         typer.echo(f"NOT VERIFIED, nothing exported: {error}", err=True)
         raise typer.Exit(NOT_VERIFIED) from None

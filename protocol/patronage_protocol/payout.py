@@ -101,7 +101,7 @@ def _amounts(terms: PayoutTerms, shares: Shares | None, seed: str) -> tuple[dict
     if _underpowered(terms, shares):
         return {}, "underpowered"
     weights = _weights(terms, shares)
-    if not any(weights.values()):
+    if sum(weights.values()) <= 0:
         return {}, "nobody-qualified"
     return _split(terms, weights, seed), "unspent"
 

@@ -316,7 +316,15 @@ def _cosigned(owners: Sequence[str], state: Round) -> str:
 
 def _check_shares(published: Shares, evidence: Evidence, manifest: Manifest) -> str:
     """Recompute by the method that was named, and the shares alone by the other one where the size allows."""
-    recomputed = compute_shares(evidence, manifest, method=published.method)
+    try:
+        recomputed = compute_shares(evidence, manifest, method=published.method)
+    except UsageError as error:  # too many players for the method, say
+        raise VerificationError(
+            error.expected,
+            got=error.got,
+            do="do not trust it; no shares follow by that method",
+            where="value",
+        ) from error
     difference = check_shares(published, recomputed)
     line = f"shares, intervals, power by {published.method} again, within {difference} units of 2**-40"
     other: MethodChoice = "polynomial" if published.method == "enumeration" else "enumeration"

@@ -159,6 +159,16 @@ def test_the_whole_budget_is_refunded_by_an_entry_that_says_why(
     assert [payment.amount for payment in settlement.payments] == [0, 0]
 
 
+@pytest.mark.parametrize("shares", [{"ann": -1, "bob": -1}, {"ann": 5, "bob": -5}, {"ann": 0, "bob": 0}])
+def test_signed_shares_without_a_positive_sum_are_refunded(
+    payout_terms: Terms, shares: dict[str, int]
+) -> None:
+    """v(N) above zero and shares that do not add up to it: no valuation gives that, an operator may."""
+    terms = payout_terms(policy="signed", bond=10)
+    settlement = settle(terms, shares_of(shares, grand=7, detectable=0), seed=SEED, excluded={})
+    assert (settlement.refund, settlement.refund_reason) == (100_000, "nobody-qualified")
+
+
 def test_a_round_at_the_limit_of_its_power_pays(payout_terms: Terms) -> None:
     settlement = settle(
         payout_terms(), shares_of({"ann": 60, "bob": 40}, detectable=50), seed=SEED, excluded={}

@@ -445,6 +445,57 @@ def test_time_does_not_run_backwards(play: Play) -> None:
         play.accept("ann")
 
 
+def test_the_closed_list_must_be_the_ledgers_own_in_count_and_digest(play: Play) -> None:
+    play.open()
+    for owner in ("ann", "bob", "cy"):
+        play.accept(owner)
+        play.commit(owner)
+    made = commitments_digest(play.state.commitments)
+    for count, digest in (
+        (2, made),
+        (4, made),
+        (3, "00" * 32),
+        (3, "ff" * 32),
+        (2, "ff" * 32),
+        (4, "00" * 32),
+    ):
+        with pytest.raises(RemoteProtocolError, match="close §list"):
+            play.take(Closed(time=NOW, count=count, commitments=digest))
+
+
+def test_intake_judges_nobody_from_outside_and_a_cosine_at_the_threshold_is_a_copy(play: Play) -> None:
+    revealed(play)
+    with pytest.raises(RemoteProtocolError, match="open §owners"):
+        play.judge("mallory")
+    with pytest.raises(RemoteProtocolError, match="intake §copy"):
+        play.judge("bob", cosine=0.99)
+    with pytest.raises(RemoteProtocolError, match="intake §norm"):
+        play.judge("bob", norm=10.000001)
+    assert play.judge("bob", norm=10.0, cosine=0.98).standing["bob"] is Standing.ADMITTED
+
+
+def test_a_round_with_exactly_its_minimum_of_players_goes_on(
+    manifest_of: Manifests, key_of: Keys, cosigned_head: Heads
+) -> None:
+    play = revealed(Play(manifest_of("ann", "bob", "cy", min_players=3), key_of, cosigned_head))
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    with pytest.raises(RemoteProtocolError, match="abort §players"):
+        play.take(Aborted(time=NOW, reason="players", count=3))
+    assert play.evaluate().phase is Phase.VALUING
+
+
+def test_the_end_names_an_adapter_exactly_when_the_round_was_valued(play: Play) -> None:
+    revealed(play)
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    play.evaluate()
+    play.value()
+    play.settle()
+    with pytest.raises(RemoteProtocolError, match="final §adapter"):
+        play.take(Finished(time=NOW, adapter=None))
+
+
 def closed(play: Play) -> Play:
     play.open()
     for owner in ("ann", "bob", "cy"):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from patronage_protocol.ledger.merkle import NodeSource
     from patronage_protocol.ledger.notes import VerifierKey
 
-__all__ = ["read_vkey", "register"]
+__all__ = ["register"]
 
 UNSOUND = 1
 
@@ -71,7 +71,7 @@ def prove_equivocation(
 
     heads = [_head(path) for path in (one, other)]
     larger = max(heads, key=lambda head: head[0].checkpoint.size)
-    write_atomic(out, prove(heads[0][0], heads[1][0], read_vkey(log), node=larger[1]).encode())
+    write_atomic(out, prove(heads[0][0], heads[1][0], _vkey(log), node=larger[1]).encode())
     typer.echo(f"{out}: check it with: patronage check-equivocation {out} --log {log}", err=True)
 
 
@@ -85,19 +85,14 @@ def check_equivocation(
     from patronage_protocol.files import read_bytes
     from patronage_protocol.ledger.equivocation import EquivocationProof
 
-    smaller, larger = EquivocationProof.decode(read_bytes(proof, limit=1 << 20)).verify(read_vkey(log))
+    smaller, larger = EquivocationProof.decode(read_bytes(proof, limit=1 << 20)).verify(_vkey(log))
     typer.echo(
         f"PROVEN: {larger.checkpoint.origin} signed heads of {smaller.checkpoint.size} and "
         f"{larger.checkpoint.size} entries of which none continues the other"
     )
 
 
-def read_vkey(path: Path) -> "VerifierKey":
-    """The one log's key in a trust policy, or in a file with a vkey alone.
-
-    Raises:
-        UsageError, FormatError, UnavailableError: there is none, or more than one log.
-    """
+def _vkey(path: Path) -> "VerifierKey":
     from patronage_protocol.ledger.trust import read_trust
 
     logs = read_trust(path).logs

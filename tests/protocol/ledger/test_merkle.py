@@ -149,3 +149,40 @@ def test_a_copied_frontier_grows_alone(size: int, more: int) -> None:
         twin.append(leaf)
     assert frontier.root() == merkle.root_of_leaves(LEAVES[:size])
     assert twin.root() == merkle.root_of_leaves(LEAVES[: size + more])
+
+
+def test_an_index_beyond_the_tree_is_refused_with_every_proof() -> None:
+    """In a tree of one, index 1 needs no hash either: only the bound keeps it out."""
+    for size in range(1, 9):
+        root = merkle.root_of_leaves(LEAVES[:size])
+        for index in (size, size + 1, -1):
+            for proof in ([], *([LEAVES[k]] * k for k in range(1, 4))):
+                for leaf in LEAVES[:size]:
+                    with pytest.raises(VerificationError, match=f"index {index} in a tree of {size}"):
+                        merkle.verify_inclusion(leaf, index, size, proof, root)
+
+
+def test_a_larger_tree_cannot_pass_for_a_smaller_one() -> None:
+    """A root of two entries, said to be of one: the proof is longer than any in a tree of one."""
+    for large in range(2, 20):
+        root = merkle.root_of_leaves(LEAVES[:large])
+        for index in range(large):
+            proof = merkle.inclusion_proof(index, large, node)
+            for small in range(1, large):
+                for place in range(small):
+                    if len(proof) > (small - 1).bit_length():
+                        with pytest.raises(VerificationError, match="more hashes"):
+                            merkle.verify_inclusion(LEAVES[index], place, small, proof, root)
+
+
+@pytest.mark.parametrize(("old", "new"), [(0, 3), (3, 3), (4, 3), (-1, 3)])
+def test_a_prefix_is_shorter_than_its_tree_and_not_empty(old: int, new: int) -> None:
+    root = merkle.root_of_leaves(LEAVES[:3])
+    for path in ((), (root,), (LEAVES[0],), (LEAVES[0], LEAVES[1])):
+        with pytest.raises(VerificationError, match="a path in a tree that holds, got none for"):
+            merkle.prefix_root(old, new, root, path)
+
+
+def test_a_prefix_needs_a_path() -> None:
+    with pytest.raises(VerificationError, match="none for 2 of 3 entries"):
+        merkle.prefix_root(2, 3, merkle.root_of_leaves(LEAVES[:3]), ())

@@ -286,3 +286,26 @@ def test_a_folder_or_a_blob_that_the_disk_does_not_give_is_not_taken_for_absent(
     monkeypatch.setattr(Path, "open", failing_open)
     with pytest.raises(UnavailableError, match="Input/output error"):
         read_published(tmp_path / "out")
+
+
+def test_a_bundle_that_does_not_parse_is_named(ledger: Ledger, tmp_path: Path) -> None:
+    publish(ledger, tmp_path / "out")
+    bundle = tmp_path / "out/tile/entries/000.p/5"
+    bundle.write_bytes(bundle.read_bytes()[:-1])
+    with pytest.raises(FormatError) as caught:
+        read_published(tmp_path / "out")
+    assert caught.value.where == str(bundle)
+
+
+def test_a_blob_lies_in_its_own_folder_and_nowhere_deeper(ledger: Ledger, tmp_path: Path) -> None:
+    publish(ledger, tmp_path / "out")
+    for place in ("blobs/sha256/deeper", "blobs", "tile", "zzz"):
+        path = tmp_path / "out" / place / sha256(b"x")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+        with pytest.raises((VerificationError, FormatError)):
+            read_published(tmp_path / "out")
+        path.unlink()
+        if place in {"blobs/sha256/deeper", "zzz"}:
+            path.parent.rmdir()
+    read_published(tmp_path / "out")
