@@ -18,8 +18,12 @@ from patronage_server.network import Network
 __all__ = ["conduct"]
 
 POLL_SECONDS = 1.0
+RUNNING = "running"
 START_SECONDS = 120.0
 """How long a ServerApp may take from `running` until it has the ledger open. A second, on a quiet machine."""
+
+SLOW_SECONDS = 60.0
+"""After so long it is told that a run has still not begun."""
 
 IDLE_POLLS = 5
 """So often in a row must the ledger be found undriven before a run that calls itself running is given up."""
@@ -115,6 +119,7 @@ class _Follower:
         self._began: float | None = None
         self._idle = 0
         self._up = True
+        self._slow_at = time.monotonic() + SLOW_SECONDS
 
     def until_finished(self) -> RunReport:
         """Wait, and say what comes."""
@@ -126,6 +131,8 @@ class _Follower:
                 return report
             if report is not None and self._abandoned(report):
                 self._control.stop_run(self._run)
+            if report is not None and report.status != RUNNING:
+                self._tell_slow(report)
             time.sleep(POLL_SECONDS)
 
     def _new_entries(self) -> None:
@@ -146,9 +153,18 @@ class _Follower:
         self._up = True
         return report
 
+    def _tell_slow(self, report: RunReport) -> None:
+        """Flower starts another ServerApp when one has not come up in 30 seconds: a busy machine has none."""
+        if time.monotonic() >= self._slow_at:
+            self._slow_at = float("inf")
+            self._say(
+                f"run {self._run} is still {report.status}: its ServerApp must be up within 30 seconds; "
+                "is this machine very busy?"
+            )
+
     def _abandoned(self, report: RunReport) -> bool:
         """Whether the ServerApp died without a word, which SuperLink notices only minutes later."""
-        if report.status != "running":
+        if report.status != RUNNING:
             return False
         now = time.monotonic()
         self._began = self._began or now
