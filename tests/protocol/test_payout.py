@@ -159,6 +159,19 @@ def test_the_whole_budget_is_refunded_by_an_entry_that_says_why(
     assert [payment.amount for payment in settlement.payments] == [0, 0]
 
 
+def test_nobody_owes_a_unit_more_than_its_bond(payout_terms: Terms) -> None:
+    shares = shares_of({"ann": 60, "bob": 60, "cy": -20})
+    for bond, owed in ((20_001, 20_000), (20_000, 20_000), (19_999, 19_999), (1, 1)):
+        settlement = settle(payout_terms(policy="signed", bond=bond), shares, seed=SEED, excluded={})
+        assert by_owner(settlement.payments)["cy"] == (-owed, "share")
+
+
+def test_signed_shares_with_a_sum_of_one_unit_are_paid(payout_terms: Terms) -> None:
+    shares = shares_of({"ann": 2, "bob": -1}, detectable=0)
+    settlement = settle(payout_terms(policy="signed", bond=10), shares, seed=SEED, excluded={})
+    assert by_owner(settlement.payments) == {"ann": (100_010, "share"), "bob": (-10, "share")}
+
+
 @pytest.mark.parametrize("shares", [{"ann": -1, "bob": -1}, {"ann": 5, "bob": -5}, {"ann": 0, "bob": 0}])
 def test_signed_shares_without_a_positive_sum_are_refunded(
     payout_terms: Terms, shares: dict[str, int]

@@ -132,6 +132,22 @@ def test_a_pool_cannot_be_left_out_or_made_up(shares: Shares, with_pool: Shares)
 
 
 @pytest.mark.parametrize("name", LISTS)
+def test_the_comparison_itself_counts_the_numbers_too(shares: Shares, with_pool: Shares, name: str) -> None:
+    """`model_copy` does not validate, as somebody may who calls `check_shares` with models of their own."""
+    for numbers in (getattr(shares, name)[:-1], (*getattr(shares, name), 0), ()):
+        with pytest.raises(VerificationError, match=f"3 numbers in {name}"):
+            check_shares(shares.model_copy(update={name: numbers}), shares)
+    if name != "detectable":
+        assert with_pool.pool is not None
+        first, second = with_pool.pool.objectives
+        for numbers in (getattr(second, name)[:-1], (*getattr(second, name), 0)):
+            objectives = (first, second.model_copy(update={name: numbers}))
+            pool = with_pool.pool.model_copy(update={"objectives": objectives})
+            with pytest.raises(VerificationError, match=f"3 numbers in {name} of helpful"):
+                check_shares(with_pool.model_copy(update={"pool": pool}), with_pool)
+
+
+@pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("change", ["drop", "add", "empty"])
 def test_an_operator_cannot_publish_more_or_fewer_numbers_than_players(
     shares: Shares, name: str, change: str

@@ -216,3 +216,9 @@ def test_at_most_64_lines_are_read() -> None:
     assert len(parse_signatures("".join(line.line for line in lines[:64]))) == 64
     with pytest.raises(FormatError, match="at most 64 signatures"):
         parse_signatures("".join(line.line for line in lines))
+
+
+@pytest.mark.parametrize("data", [LINE, "\n" + LINE, LINE + LINE, "text" + LINE])
+def test_signature_lines_without_a_text_are_no_note(data: str) -> None:
+    with pytest.raises(FormatError, match="a text, a blank line, and signature lines"):
+        Note.parse(data.encode())

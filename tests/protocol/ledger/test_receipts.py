@@ -9,7 +9,7 @@ from patronage_protocol.errors import FormatError, UsageError, VerificationError
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
-from patronage_protocol.ledger.notes import Note
+from patronage_protocol.ledger.notes import Note, VerifierKey
 from patronage_protocol.ledger.receipts import MAX_RECEIPT_BYTES, Receipt, make_receipt
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.ledger.trust import flat_policy
@@ -88,6 +88,17 @@ def test_a_receipt_that_carries_another_entry_than_the_one_asked_about_is_refuse
     lying = Receipt(full.index, full.proof, full.signed, b"payout 999")
     with pytest.raises(VerificationError, match="the entry that the receipt carries"):
         lying.verify(ledger.verifier, b"payout 0")
+
+
+def test_a_receipt_by_another_key_is_refused_where_the_logs_key_alone_is_trusted(ledger: Ledger) -> None:
+    receipt = make_receipt(ledger, 0)
+    other = PrivateKey.from_seed(b"\x77" * 32)
+    head = receipt.signed.checkpoint
+    forged = Receipt(receipt.index, receipt.proof, head.sign(other), receipt.extra)
+    with pytest.raises(VerificationError, match="signed by"):
+        forged.verify(ledger.verifier)
+    with pytest.raises(VerificationError, match="signed by"):
+        receipt.verify(VerifierKey.ed25519("log.example", other.public))
 
 
 def test_a_receipt_has_63_hashes_at_most_and_needs_its_index(ledger: Ledger) -> None:
