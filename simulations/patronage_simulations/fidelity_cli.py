@@ -1,7 +1,7 @@
 """The command `patronage simulate fidelity`; heavy imports happen inside it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,6 +44,7 @@ def fidelity(
         int, typer.Option(help="A sample of so many held-out pairs; 0 for all.", min=0)
     ] = 0,
     longest: Annotated[int, typer.Option(help="Leave out pairs of more tokens; 0 keeps all.", min=0)] = 0,
+    on_bad_row: Annotated[Literal["stop", "skip"], typer.Option(help="What an unusable row does.")] = "stop",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 for torch's choice.", min=0)] = 0,
     model_cache: Annotated[
@@ -96,7 +97,7 @@ def fidelity(
             base_model,
             name=owners.absolute().name,
             seed=0,
-            on_bad_row="stop",
+            on_bad_row=on_bad_row,
             on_overlap="warn",
             computing=computing,
             progress=progress,
