@@ -1,7 +1,8 @@
-"""What the blob of an `evaluate` entry is: margins, or candidate pools where the utility is `reward`."""
+"""What the blob of an `evaluate` entry is: margins, of owners or of coalitions, or candidate pools."""
 
 from typing import TypeAlias
 
+from patronage_protocol.coalition_evidence import CoalitionEvidence
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.manifest import GameTerms, Manifest
 from patronage_protocol.pool_evidence import PoolEvidence
@@ -18,7 +19,8 @@ def read_evidence(data: bytes, manifest: Manifest) -> Evidence:
         FormatError: it is not the evidence that the manifest's game asks for.
     """
     if isinstance(manifest.game, GameTerms):
-        return MarginEvidence.decode(data)
+        merged = manifest.game.composition == "merged"
+        return CoalitionEvidence.decode(data) if merged else MarginEvidence.decode(data)
     return PoolEvidence.decode(data)
 
 

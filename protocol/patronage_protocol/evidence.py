@@ -20,7 +20,7 @@ from patronage_protocol.errors import FormatError
 from patronage_protocol.fixed_point import int32_matrix
 from patronage_protocol.valuation import Margins
 
-__all__ = ["EvidenceHeader", "MarginEvidence"]
+__all__ = ["EvidenceHeader", "MarginEvidence", "check_shape"]
 
 
 class EvidenceHeader(Canonical):
@@ -60,7 +60,7 @@ class MarginEvidence:
             FormatError: the shapes do not agree.
         """
         evidence = cls(header, int32_matrix(margins, header.scale_bits))
-        _check_shape(evidence)
+        check_shape(evidence)
         return evidence
 
     @property
@@ -98,11 +98,16 @@ class MarginEvidence:
             )
         values = np.frombuffer(body, dtype="<i4").astype(np.int32)
         evidence = cls(header, values.reshape(len(header.players), len(header.clusters)))
-        _check_shape(evidence)
+        check_shape(evidence)
         return evidence
 
 
-def _check_shape(evidence: MarginEvidence) -> None:
+def check_shape(evidence: MarginEvidence) -> None:
+    """Refuse a header and a matrix that do not belong together.
+
+    Raises:
+        FormatError: says what they should have in common.
+    """
     header, shape = evidence.header, evidence.values.shape
     problems = {
         "one row a player and one column a pair": shape == (len(header.players), len(header.clusters)),

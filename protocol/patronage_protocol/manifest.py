@@ -12,6 +12,7 @@ from patronage_protocol.canonical import BigInt, Canonical, Digest, Name
 from patronage_protocol.currencies import minor_unit_problem
 
 __all__ = [
+    "MOST_PLAYERS_MERGED",
     "MOST_PLAYERS_WITH_REWARDS",
     "AnyGameTerms",
     "BaseModelTerms",
@@ -158,9 +159,14 @@ class HeldOutTerms(Canonical):
 
 
 class GameTerms(Canonical):
-    """The cooperative game. Margins are published as int32 in units of 2**-scale_bits."""
+    """The cooperative game. Margins are published as int32 in units of 2**-scale_bits.
 
-    composition: Literal["sum"]
+    - `sum`: policies are multiplied; a coalition's margin is the sum of its owners' margins.
+    - `merged`: the adapters' dW are added, and every coalition is scored by a model of its own. The margins
+      of all 2^n are published, so at most `MOST_PLAYERS_MERGED` owners can take part.
+    """
+
+    composition: Literal["sum", "merged"]
     utility: Literal["sigmoid", "log_sigmoid", "win"]
     scale_bits: Annotated[int, Field(ge=16, le=24)]
 
@@ -226,6 +232,9 @@ class RewardGameTerms(Canonical):
             raise ValueError("at least one objective needs a weight above zero")
         return self
 
+
+MOST_PLAYERS_MERGED = 10
+"""Merged weights are scored and published for each of 2^n coalitions."""
 
 AnyGameTerms = Annotated[GameTerms | RewardGameTerms, Field(discriminator="utility")]
 """A game on margins or a game on generations, told apart by the utility."""
@@ -368,6 +377,12 @@ class Manifest(Canonical):
     def _starts_from_the_past(self) -> Self:
         if self.start is not None and self.start.round >= self.round:
             raise ValueError("a round starts from the adapter of a round before it")
+        return self
+
+    @model_validator(mode="after")
+    def _merged_coalitions_are_few(self) -> Self:
+        if self.game.composition == "merged" and len(self.owners) > MOST_PLAYERS_MERGED:
+            raise ValueError(f"the composition merged serves at most {MOST_PLAYERS_MERGED} owners")
         return self
 
     @model_validator(mode="after")

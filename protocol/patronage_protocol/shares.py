@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from patronage_protocol.canonical import BigInt, Canonical, Digest, Name
+from patronage_protocol.coalition_evidence import CoalitionEvidence
 from patronage_protocol.errors import VerificationError
 from patronage_protocol.evaluations import Evidence
 from patronage_protocol.fixed_point import to_fixed
 from patronage_protocol.manifest import GameTerms, Manifest, RewardGameTerms
 from patronage_protocol.pool_evidence import PoolEvidence
-from patronage_protocol.valuation import IntervalSpec, value
+from patronage_protocol.valuation import IntervalSpec, Semivalue, shares_from_values, value
 from patronage_protocol.valuation.engine import MethodChoice
 from patronage_protocol.valuation.intervals import bootstrap, power_of_round
 from patronage_protocol.valuation.pools import PoolValuation, value_pools
+from patronage_protocol.valuation.utilities import utility_of
 
 __all__ = ["TOLERANCE", "ObjectiveShares", "PoolShares", "Shares", "check_shares", "compute_shares"]
 
@@ -126,6 +128,9 @@ def compute_shares(evidence: Evidence, manifest: Manifest, *, method: MethodChoi
         assert isinstance(game, RewardGameTerms), "evidence was read by the terms"
         return _pool_shares(evidence, game, spec)
     assert isinstance(game, GameTerms), "evidence was read by the terms"
+    if game.composition == "merged":
+        assert isinstance(evidence, CoalitionEvidence), "evidence was read by the terms"
+        return _coalition_shares(evidence, game, spec)
     result = value(
         evidence.margins,
         utility=game.utility,
@@ -204,6 +209,26 @@ def _check_pool(published: PoolShares | None, ours: PoolShares | None, players: 
                 largest, _difference(f"{name} of {mine.name}", getattr(mine, name), getattr(theirs, name))
             )
     return largest
+
+
+def _coalition_shares(evidence: CoalitionEvidence, game: GameTerms, spec: IntervalSpec) -> Shares:
+    """Shares on single pairs from the margins of all coalitions; their mean are the shares."""
+    values = utility_of(evidence.reals, game.utility)
+    by_pair = shares_from_values(values, Semivalue())
+    intervals = bootstrap(by_pair, evidence.clusters, spec)
+    power = power_of_round(by_pair, evidence.clusters, spec)
+    shares, grand = by_pair.mean(axis=1), float(values[-1].mean())
+    return Shares(
+        margins=evidence.digest,
+        players=evidence.header.players,
+        method="enumeration",
+        shares=_units(shares),
+        lower=_units(intervals.lower),
+        upper=_units(intervals.upper),
+        detectable=_units(power.detectable),
+        grand=to_fixed(grand),
+        gap=to_fixed(abs(float(np.add.reduce(shares)) - grand)),
+    )
 
 
 def _pool_shares(evidence: PoolEvidence, game: RewardGameTerms, spec: IntervalSpec) -> Shares:

@@ -20,6 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from patronage_protocol.canonical import Canonical
+from patronage_protocol.coalition_evidence import CoalitionEvidence
 from patronage_protocol.entries import AnyEntry, Evaluated, Opened, Valued, decode_entry
 from patronage_protocol.errors import UsageError, VerificationError
 from patronage_protocol.evaluations import Evidence, read_evidence
@@ -300,6 +301,9 @@ def _start(manifest: Manifest) -> str:
 
 def _scope(evidence: Evidence) -> str:
     players = len(evidence.header.players)
+    if isinstance(evidence, CoalitionEvidence):
+        pairs = len(evidence.header.clusters)
+        return f"margins of all {(1 << players) - 1} coalitions of {players} players on {pairs} pairs"
     if isinstance(evidence, MarginEvidence):
         return f"margins of {players} players on {len(evidence.header.clusters)} pairs"
     header = evidence.header
@@ -332,6 +336,8 @@ def _check_shares(published: Shares, evidence: Evidence, manifest: Manifest) -> 
         return f"{line}; too many players for a second method"
     if manifest.game.utility == "win":
         return f"{line}; no second method for this utility"
+    if isinstance(evidence, CoalitionEvidence):
+        return f"{line}; no second method serves margins that do not add up"
     if isinstance(evidence, PoolEvidence):
         return f"{line}; {_pools_in_words(published)}"
     assert isinstance(manifest.game, GameTerms), "evidence was read by the terms"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from patronage_protocol.adapters import Tensors, decode
 from patronage_protocol.canonical import sha256
+from patronage_protocol.coalition_evidence import CoalitionEvidence
 from patronage_protocol.errors import LocalProtocolError, UsageError
 from patronage_protocol.evaluations import Evidence
 from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
@@ -30,7 +31,9 @@ from patronage_protocol.policy import (
 from patronage_protocol.pool_evidence import PoolEvidence, PoolHeader
 from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.rounds import Round
+from patronage_protocol.valuation import all_coalitions
 from patronage_server.candidates import draw_candidates, score_candidates, with_distinct_prompts
+from patronage_server.composition import AdapterSet, WeightArithmetic
 from patronage_server.evaluation import score_adapters
 from patronage_server.export import concatenate, write_adapter
 from patronage_server.home import Engine, OperatorHome
@@ -46,7 +49,7 @@ SECRET_BYTES = 32
 def evaluate_round(
     home: OperatorHome, state: Round, adapters: Mapping[str, Tensors], *, engine: Engine = "local"
 ) -> Evidence:
-    """The margins of every player on every held-out pair, or the candidate pools of the held-out prompts.
+    """The margins of every player, or of every coalition, on the held-out pairs; or candidate pools.
 
     Args:
         home: the operator's folder, which holds the held-out pairs.
@@ -57,7 +60,7 @@ def evaluate_round(
     Raises:
         LocalProtocolError: the base model or the held-out pairs are not those of the manifest.
         UsageError: a margin, log-ratio or reward is not finite or out of range, or a reward fails; or Ray is
-            asked to score generations, or a round that does not start from the base model.
+            asked to score generations, merged coalitions, or a round that does not start from the base model.
         UnavailableError: the device has not enough memory, or the Ray cluster is not there.
     """
     manifest = state.manifest
@@ -73,13 +76,14 @@ def evaluate_round(
     players = {player: adapters[player] for player in state.players}
     if isinstance(manifest.game, RewardGameTerms):
         if engine == "ray":
-            raise UsageError(
-                "the engine local for a game on generations",
-                got="the engine ray, which spreads passes over held-out pairs",
-                do="go on with: patronage operator round DIR --resume --engine local",
-            )
+            raise _not_on_ray("a game on generations")
         with torch_threads(home.config.threads):
             return _evaluate_rewards(home, state, _base(home, manifest), players, (pairs, secret))
+    if manifest.game.composition == "merged":
+        if engine == "ray":
+            raise _not_on_ray("merged coalitions")
+        margins = _score_merged(home, manifest, players, pairs)
+        return CoalitionEvidence.from_margins(_header(state, pairs), margins)
     if engine == "ray" and manifest.start is not None:
         raise UsageError(
             "the engine local for a round that starts from the consortium's adapter",
@@ -109,6 +113,14 @@ def export_round(home: OperatorHome, state: Round, adapters: Mapping[str, Tensor
     return sha256(written.read_bytes())
 
 
+def _not_on_ray(what: str) -> UsageError:
+    return UsageError(
+        f"the engine local for {what}",
+        got="the engine ray, which spreads single adapters' passes over held-out pairs",
+        do="go on with: patronage operator round DIR --resume --engine local",
+    )
+
+
 def _base(home: OperatorHome, manifest: Manifest) -> BaseModel:
     """What the round starts from: its base model, with the consortium's adapter in place in a later round."""
     base = shared_base_model(
@@ -121,6 +133,20 @@ def _base(home: OperatorHome, manifest: Manifest) -> BaseModel:
     if manifest.start is None:
         return base
     return started(base, manifest, start_bytes(home.path, home.config, manifest))
+
+
+def _score_merged(
+    home: OperatorHome,
+    manifest: Manifest,
+    adapters: Mapping[str, Tensors],
+    pairs: Sequence[PreferencePair],
+) -> NDArray[np.float64]:
+    """The margins (2^n - 1, M) of all coalitions with a member, in bitmask order."""
+    base, beta = _base(home, manifest), manifest.dpo.beta
+    with torch_threads(home.config.threads), progress_bar("scoring") as progress:
+        tokens = tokenize_pairs(base, pairs, max_length=manifest.dpo.max_length)
+        scorer = WeightArithmetic(AdapterSet(base, manifest.lora, adapters)).scorer(tokens)
+        return scorer.margins(all_coalitions(len(adapters))[1:], beta, progress)
 
 
 def _score_here(

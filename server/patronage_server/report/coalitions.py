@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from patronage_protocol.coalition_evidence import CoalitionEvidence
 from patronage_protocol.evaluations import Evidence
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.manifest import GameTerms, Manifest
@@ -91,6 +92,11 @@ def coalitions_of(evidence: Evidence, manifest: Manifest) -> Coalitions:
     if isinstance(evidence, PoolEvidence):
         return _by_reward(evidence, manifest)
     assert isinstance(game, GameTerms), "evidence was read by the terms"
+    if isinstance(evidence, CoalitionEvidence):
+        values = utility_of(evidence.reals, game.utility).mean(axis=1)
+        listed = _every(values)
+        return _coalitions(evidence.header.players, [listed[mask].utility for mask in _few_masks(n)], listed)
+    assert game.composition == "sum", "merged coalitions have evidence of their own"
     composition = check_composition(check_margins(evidence.margins), game.composition, None)
     utilities = [
         utility_of(composition.margins(member[None]), game.utility).mean()
@@ -113,9 +119,9 @@ def coalitions_of(evidence: Evidence, manifest: Manifest) -> Coalitions:
 
 
 def saturation_of(evidence: MarginEvidence, manifest: Manifest) -> Saturation | None:
-    """Aumann-Shapley against Shapley, with the manifest's intervals; None for `win`, which has no slope."""
+    """Aumann-Shapley against Shapley, with the manifest's intervals; None for `win` and `merged`."""
     game, terms = manifest.game, manifest.interval
-    if not isinstance(game, GameTerms) or game.utility == "win":
+    if not isinstance(game, GameTerms) or game.utility == "win" or game.composition == "merged":
         return None
     return value(
         evidence.margins,
