@@ -63,6 +63,10 @@ def join(
     accept: Annotated[
         str | None, typer.Option(help="Accept the manifest of this digest without being asked.")
     ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Train with differential privacy: at most this epsilon a round.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="And at most this delta.")] = None,
 ) -> None:
     """Read the terms, accept them, and take part until interrupted.
 
@@ -78,9 +82,21 @@ def join(
     from patronage_protocol.errors import UsageError
     from patronage_protocol.manifest import Manifest
 
+    if (epsilon is None) != (delta is None):
+        raise UsageError("--epsilon and --delta together", got="one of them", do="name both, or neither")
+    owner_home = OwnerHome.load(home)
+    if epsilon is not None and delta is not None:
+        owner_home.ask_for_privacy(epsilon, delta)
+
     def agree(manifest: Manifest) -> bool:
         for line in explain(manifest):
             typer.echo(line, err=True)
+        if (asked := owner_home.privacy) is not None:
+            typer.echo(
+                f"You train with differential privacy: epsilon {asked.epsilon:g}, delta {asked.delta:g} for "
+                "this round, one pair one record; what was spent is signed and published.",
+                err=True,
+            )
         typer.echo(f"The digest of these terms is {manifest.digest}.", err=True)
         if accept is None:
             return typer.confirm("Do you accept them?", err=True)
@@ -95,7 +111,7 @@ def join(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     take_part(
-        OwnerHome.load(home),
+        owner_home,
         invitation,
         agree=agree,
         ended=ended,

@@ -2,6 +2,7 @@
 
     owner.toml              who the owner is, what it trains on, whom it trusts
     key.pem                 its Ed25519 key (PKCS#8), mode 0600
+    privacy.toml            the differential privacy that was asked for in `owner join`, if any
     accepted/<digest>       one empty file for each manifest that the owner has accepted
     witness.sqlite          the last head of the ledger that it cosigned; lost, it takes a new key
     rounds/<name>-<number>/ manifest.json, adapter.safetensors, training/ (checkpoints), receipt.tlog-proof
@@ -16,6 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from patronage_client.privacy import PrivacyChoice
 from patronage_protocol.canonical import Digest, Name
 from patronage_protocol.errors import UnavailableError
 from patronage_protocol.files import write_atomic
@@ -23,9 +25,19 @@ from patronage_protocol.keys import PrivateKey
 from patronage_protocol.manifest import PublicKeyText
 from patronage_protocol.settings import Settings, read_settings
 
-__all__ = ["WITNESS", "OwnerConfig", "OwnerHome"]
+__all__ = ["PRIVACY", "WITNESS", "OwnerConfig", "OwnerHome", "PrivacySettings"]
 
 WITNESS = "witness.sqlite"
+
+PRIVACY = "privacy.toml"
+
+
+class PrivacySettings(Settings):
+    """The guarantee that the owner asks for, and the norm to which the gradient of a pair is cut."""
+
+    epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
 
 
 class OwnerConfig(Settings):
@@ -43,6 +55,7 @@ class OwnerConfig(Settings):
         device: `auto` takes CUDA when there is one.
         threads: CPU threads for training; 0 leaves the choice to torch.
         cache: folder for de-quantised models, relative to the folder; empty for none.
+        privacy: train with differential privacy, as docs/privacy.md has it; `privacy.toml` goes before it.
     """
 
     name: Name
@@ -55,6 +68,7 @@ class OwnerConfig(Settings):
     device: str = "auto"
     threads: int = Field(default=0, ge=0)
     cache: str = ""
+    privacy: PrivacySettings | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,25 @@ class OwnerHome:
     def witness(self) -> Path:
         """The memory of the owner as a witness."""
         return self.path / WITNESS
+
+    @property
+    def privacy(self) -> PrivacyChoice | None:
+        """The differential privacy that the owner asks for, if any.
+
+        Raises:
+            DataError: privacy.toml does not say what it must.
+        """
+        path = self.path / PRIVACY
+        settings = read_settings(path, PrivacySettings) if path.exists() else self.config.privacy
+        return None if settings is None else PrivacyChoice(**settings.model_dump())
+
+    def ask_for_privacy(self, epsilon: float, delta: float) -> None:
+        """Train with differential privacy from now on.
+
+        Raises:
+            UnavailableError: it cannot be written.
+        """
+        write_atomic(self.path / PRIVACY, f"epsilon = {epsilon!r}\ndelta = {delta!r}\n".encode())
 
     def accepts(self, manifest: str) -> bool:
         """Whether the owner has agreed to the manifest of this digest."""

@@ -7,9 +7,10 @@ such a witness itself.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from patronage_client.home import OwnerHome
 from patronage_protocol.adapters import encode
@@ -30,6 +31,7 @@ from patronage_protocol.messages import (
     Commitment,
     Cosignature,
     CosignatureRequest,
+    Privacy,
     ReceiptRequest,
     Refusal,
     Reveal,
@@ -49,7 +51,11 @@ from patronage_protocol.policy import (
     shared_base_model,
     started,
 )
+from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.witnessing import check_quorum, log_key, witness_name
+
+if TYPE_CHECKING:
+    from patronage_client.training import TrainedAdapter
 
 __all__ = ["Owner"]
 
@@ -63,6 +69,7 @@ class TrainingRecord(Canonical):
     """What the owner remembers of a training that is finished."""
 
     pairs: int
+    privacy: Privacy | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ class Owner:
             adapter=digest,
             salt=self._salt(manifest, digest),
             size=len(adapter),
-            pairs=TrainingRecord.decode(read_bytes(folder / RECORD, limit=MAX_MANIFEST)).pairs,
+            **TrainingRecord.decode(read_bytes(folder / RECORD, limit=MAX_MANIFEST)).model_dump(),
         )
         return opening, adapter
 
@@ -266,26 +273,49 @@ class Owner:
         folder = self.home.round_folder(manifest.consortium, manifest.round)
         if (folder / ADAPTER).exists():
             return read_bytes(folder / ADAPTER, limit=manifest.intake.max_bytes)
-        from patronage_client.training import train_adapter  # noqa: PLC0415 - seconds, and TRL's memory
-
         base = self._base(manifest)
         pairs = self._pairs(manifest, base).pairs
         if manifest.start is not None:
             base = started(base, manifest, start or b"")
+        trained, privacy = self._trained(manifest, base, pairs, folder / "training")
+        adapter = encode(trained.tensors)
+        write_atomic(folder / RECORD, TrainingRecord(pairs=len(pairs), privacy=privacy).encode())
+        write_atomic(folder / ADAPTER, adapter)
+        return adapter
+
+    def _trained(
+        self, manifest: Manifest, base: BaseModel, pairs: Sequence[PreferencePair], workdir: Path
+    ) -> "tuple[TrainedAdapter, Privacy | None]":
+        """With differential privacy where the owner asked for it."""
+        # Both bring TRL: seconds, and memory.
+        from patronage_client.private_training import train_private_adapter  # noqa: PLC0415
+        from patronage_client.training import train_adapter  # noqa: PLC0415
+
+        choice = self.home.privacy
         with progress_bar(f"{self.name} trains") as progress:
-            trained = train_adapter(
+            if choice is not None:
+                # Nobody else can sign this, so nobody else can draw the noise again.
+                secret = self.home.key.sign(f"patronage private training v1\n{manifest.digest}\n".encode())
+                return train_private_adapter(
+                    base,
+                    pairs,
+                    dpo=manifest.dpo,
+                    lora=manifest.lora,
+                    choice=choice,
+                    secret=secret,
+                    workdir=workdir,
+                    progress=progress,
+                )
+            plain = train_adapter(
                 base,
                 pairs,
                 dpo=manifest.dpo,
                 lora=manifest.lora,
-                workdir=folder / "training",
+                workdir=workdir,
                 progress=progress,
                 threads=self.home.config.threads or None,
             )
-        adapter = encode(trained.tensors)
-        write_atomic(folder / RECORD, TrainingRecord(pairs=len(pairs)).encode())
-        write_atomic(folder / ADAPTER, adapter)
-        return adapter
+            return plain, None
 
     def _salt(self, manifest: Manifest, adapter: str) -> str:
         """Secret until revealed, the same after a restart: Ed25519 signatures are deterministic, RFC 8032."""

@@ -5,9 +5,9 @@ another round or under other terms. Owners' statements go into the ledger as the
 operator's requests do not, since the ledger itself is the operator's word.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from patronage_protocol.canonical import Canonical, Digest, Name, canonical_bytes, sha256
 from patronage_protocol.envelopes import Envelope, seal
@@ -20,6 +20,7 @@ __all__ = [
     "Commitment",
     "Cosignature",
     "CosignatureRequest",
+    "Privacy",
     "ReceiptRequest",
     "Refusal",
     "Reveal",
@@ -69,8 +70,32 @@ class Commitment(Statement):
     commitment: Digest
 
 
+class Privacy(Canonical):
+    """Differential privacy of one training, as its owner states it; one pair is one record.
+
+    Attributes:
+        epsilon, delta: the guarantee, of the adapter of this round.
+        noise_multiplier: the standard deviation of the noise over the clipping norm.
+        clip: the norm to which the gradient of a pair was cut.
+        sample_rate: the chance of each pair to be in a step's batch.
+        steps: of the optimiser.
+        accountant: how epsilon follows from the rest; `rdp` is Renyi accounting as in Opacus.
+    """
+
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    noise_multiplier: Annotated[float, Field(gt=0)]
+    clip: Annotated[float, Field(gt=0)]
+    sample_rate: Annotated[float, Field(gt=0, le=1)]
+    steps: Annotated[int, Field(gt=0)]
+    accountant: Literal["rdp"]
+
+
 class Reveal(Statement):
-    """An owner opens its commitment. `pairs` is how many pairs it says it trained on."""
+    """An owner opens its commitment. `pairs` is how many pairs it says it trained on.
+
+    `privacy` is left out of the bytes where the training was not private.
+    """
 
     media_type = "application/vnd.patronage.reveal.v1+json"
 
@@ -78,6 +103,11 @@ class Reveal(Statement):
     salt: Digest
     size: Annotated[int, Field(gt=0)]
     pairs: Annotated[int, Field(gt=0)]
+    privacy: Privacy | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in inner(self).items() if value is not None}
 
 
 class TrainRequest(Statement):

@@ -12,11 +12,11 @@ Keys follow from the seed, so that a run can be repeated to the byte; a real own
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from patronage_client.home import WITNESS
+from patronage_client.home import PRIVACY, WITNESS
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import UsageError
 from patronage_protocol.files import new_folder, write_atomic
@@ -50,6 +50,7 @@ class Plan:
         owners: owner to its pairs.
         held_out: the pairs on which coalitions are scored.
         precision: of the base model; the manifest fixes it for everybody.
+        privacy: epsilon and delta of the owners who train with differential privacy.
         device, threads, cache: how every party computes, as in owner.toml.
     """
 
@@ -63,6 +64,7 @@ class Plan:
     device: str = "auto"
     threads: int = 0
     cache: str = ""
+    privacy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,9 @@ def _found_owner(
         **_computing(plan),
     }
     _write_toml(folder / "owner.toml", settings)
+    if name in plan.privacy:
+        epsilon, delta = plan.privacy[name]
+        _write_toml(folder / PRIVACY, {"epsilon": epsilon, "delta": delta})
 
 
 def _found_operator(folder: Path, manifest: Manifest, secret: bytes, plan: Plan, key: PrivateKey) -> None:
@@ -190,8 +195,8 @@ def _computing(plan: Plan) -> dict[str, str | int]:
     }
 
 
-def _write_toml(path: Path, settings: Mapping[str, str | int]) -> None:
-    """Strings and integers alone, whose JSON spelling is also TOML."""
+def _write_toml(path: Path, settings: Mapping[str, str | int | float]) -> None:
+    """Strings and finite numbers alone, whose JSON spelling is also TOML."""
     lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in settings.items())
     write_atomic(path, "".join(lines).encode())
 

@@ -54,6 +54,11 @@ def plan_of_scenario(scenario: Scenario, computing: Computing) -> Plan:
         terms=scenario.terms,
         owners=pairs.owners,
         held_out=pairs.held_out,
+        privacy={
+            owner.name: (owner.epsilon, owner.delta)
+            for owner in scenario.owners
+            if owner.epsilon is not None and owner.delta is not None
+        },
         **vars(computing),
     )
 

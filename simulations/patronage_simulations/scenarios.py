@@ -64,6 +64,8 @@ class OwnerPlan(_WithSkills):
     - `flipped`: chosen and rejected are exchanged in `fraction` of the pairs.
     - `random`: a fair coin decided every label.
     - `copy`: the pairs of the owner `copy_of`, in another order; has no pairs and skills of its own.
+
+    With `epsilon` and `delta` the owner trains with differential privacy.
     """
 
     name: Name
@@ -71,6 +73,8 @@ class OwnerPlan(_WithSkills):
     pairs: int = Field(default=0, ge=0)
     fraction: float | None = Field(default=None, gt=0, le=1)
     copy_of: Name | None = None
+    epsilon: float | None = Field(default=None, gt=0)
+    delta: float | None = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -82,6 +86,8 @@ class OwnerPlan(_WithSkills):
             raise ValueError("a copy has the pairs and skills of the owner it copies; leave them out")
         if self.quality != "copy" and not (self.pairs and self.skills):
             raise ValueError("pairs and skills are missing")
+        if (self.epsilon is None) != (self.delta is None):
+            raise ValueError("epsilon and delta belong together")
         return self
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from patronage_protocol.entries import Judged
 from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.messages import Reveal
 from patronage_server.report.markup import Child, Markup, tag
 from patronage_server.report.model import Report
 from patronage_server.report.numbers import grouped, percent, places_for, signed
@@ -150,10 +151,18 @@ def _verdict_row(report: Report, verdict: Judged) -> Markup:
         cell(figure, class_="figure"),
         cell(norm, class_="number"),
         cell(nearest, class_="nearest"),
-        cell(grouped(report.state.reveals[verdict.owner].pairs), class_="number pairs"),
+        cell(_pairs(report.state.reveals[verdict.owner]), class_="number pairs"),
         cell(said, class_="verdict"),
         class_=None if verdict.accepted else "harms",
     )
+
+
+def _pairs(reveal: Reveal) -> str:
+    """How many pairs the owner says it trained on, and how privately."""
+    if reveal.privacy is None:
+        return grouped(reveal.pairs)
+    spent = reveal.privacy
+    return f"{grouped(reveal.pairs)}, private: ε {spent.epsilon:.3g}, δ {spent.delta:.1g}"
 
 
 def _short(number: float) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from patronage_client.attribution import in_run as module
 from patronage_client.attribution.adapter_model import AdapterModel, tokenized
@@ -21,6 +20,7 @@ from patronage_client.training import pair_trainer, start_from, train_adapter
 from patronage_protocol.adapters import initial
 from patronage_protocol.errors import UsageError
 from patronage_protocol.preferences import training_order
+from patronage_simulations.studies.in_run_fidelity import monte_carlo
 
 Make = Callable[..., Problem]
 
@@ -72,26 +72,6 @@ def test_under_sgd_the_values_are_those_of_the_paper(problem_of: Make) -> None:
     found = in_run(problem, SGD(), name="second", curved=True).values
     np.testing.assert_allclose(found, second, rtol=1e-3, atol=1e-8)
     assert not np.allclose(first, second, rtol=1e-3)
-
-
-def monte_carlo(course: Course, fixed: Fixed, contributions: Tensor, permutations: int) -> np.ndarray:
-    """Shapley values of the per-step utility itself: validation losses after the steps of coalitions."""
-    generator = np.random.default_rng(0)
-    losses: dict[frozenset[int], float] = {}
-
-    def worth(members: frozenset[int]) -> float:
-        if members not in losses:
-            theta = fixed.theta - fixed.displacement(contributions[sorted(members)].sum(0))
-            losses[members] = -course.model.loss_at(course.validation, theta)
-        return losses[members]
-
-    values = np.zeros(len(contributions))
-    for _ in range(permutations):
-        members: frozenset[int] = frozenset()
-        for player in generator.permutation(len(contributions)):
-            values[player] += worth(members | {player}) - worth(members)
-            members |= {player}
-    return values / permutations
 
 
 @pytest.mark.parametrize("rule", [SGD(), AdamW()], ids=["SGD", "AdamW"])
