@@ -8,7 +8,7 @@ Prints each in terms of the plain one.
 """
 
 import tempfile
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from patronage_client.attribution.adapter_model import AdapterModel, tokenized
@@ -62,8 +62,10 @@ def main() -> None:
             )
             start_from(trainer.adapted_model, initial(setting.lora))
             policy = AdapterModel(setting.base, setting.lora, beta=DPO.beta, model=trainer.adapted_model)
-            watch = kind and kind(policy, range(len(data)), validation, at_once=1, curved=curved)
-            with watch.attached(trainer) if watch else nullcontext():
+            with ExitStack() as stack:
+                if kind is not None:
+                    watch = kind(policy, range(len(data)), validation, at_once=1, curved=curved)
+                    stack.enter_context(watch.attached(trainer))
                 trainer.train()
 
     seconds = interleaved(
