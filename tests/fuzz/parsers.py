@@ -7,9 +7,13 @@ those that once broke something lie in tests/vectors/fuzz; tests/protocol/ledger
 
 from collections.abc import Callable
 
+import numpy as np
+
 from patronage_protocol import pkcs8
+from patronage_protocol.entries import Paid, decode_entry
 from patronage_protocol.envelopes import Envelope, seal
 from patronage_protocol.errors import PatronageError
+from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
@@ -20,6 +24,7 @@ from patronage_protocol.ledger.rotation import Revocation, Rotation, rotate
 from patronage_protocol.ledger.tiles import Tile, bundle, parse_bundle
 from patronage_protocol.ledger.trust import TrustPolicy, flat_policy
 from patronage_protocol.ledger.witness import AddCheckpoint
+from patronage_protocol.shares import Shares
 from patronage_protocol.strict import base64_bytes, base64_text, decimal
 
 __all__ = ["PARSERS", "check", "seeds"]
@@ -65,6 +70,9 @@ PARSERS: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
     ("decimal", lambda data: str(decimal(_text(data), what="a case")).encode()),
     ("public key", lambda data: PublicKey.from_raw(data).raw),
     ("key file", _key_file),
+    ("entry", lambda data: decode_entry(data).encode()),
+    ("shares", lambda data: Shares.decode(data).encode()),
+    ("margins", lambda data: MarginEvidence.decode(data).encode()),
 )
 
 
@@ -99,6 +107,19 @@ def seeds() -> list[bytes]:
         schema_version=1, origin="log.example", size=3, key=ONE.public.text, reason="lost"
     )
     hashes = (bytes(32), bytes(range(32)))
+    header = EvidenceHeader(
+        players=("ann", "bob"),
+        adapters=("0a" * 32, "0b" * 32),
+        clusters=(0, 1),
+        sources=(0, 0),
+        labels=("all",),
+        scale_bits=16,
+    )
+    margins = MarginEvidence.from_margins(header, np.array([[0.5, -1.0], [0.25, 2.0]]))
+    numbers = dict.fromkeys(("shares", "lower", "upper", "detectable"), (1, -2))
+    shares = Shares(
+        margins=margins.digest, players=("ann", "bob"), method="polynomial", grand=3, gap=0, **numbers
+    )
     values = {
         "note": note.encode(),
         "signature lines": "".join(line.line for line in note.signatures).encode(),
@@ -118,5 +139,8 @@ def seeds() -> list[bytes]:
         "decimal": b"9223372036854775807",
         "public key": ONE.public.raw,
         "key file": pkcs8.encode(ONE._key, None),
+        "entry": Paid(time=1_800_000_000, owner="ann", amount=875_59, reason="share").encode(),
+        "shares": shares.encode(),
+        "margins": margins.encode(),
     }
     return [bytes([number]) + values[name] for number, (name, _) in enumerate(PARSERS)]

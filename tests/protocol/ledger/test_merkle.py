@@ -119,6 +119,8 @@ def test_a_fork_has_no_consistency_proof_of_the_usual_lengths() -> None:
     [
         (0, LEAVES[0], 3, LEAVES[1]),
         (0, LEAVES[0], 0, LEAVES[0]),
+        (0, merkle.EMPTY_ROOT, 0, bytes(32)),
+        (0, merkle.EMPTY_ROOT, 0, b"\xff" * 32),
         (2, LEAVES[0], 2, LEAVES[1]),
         (3, LEAVES[0], 2, LEAVES[0]),
         (1, LEAVES[0], 2, LEAVES[0]),

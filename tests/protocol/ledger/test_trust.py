@@ -13,7 +13,13 @@ from patronage_protocol.ledger import trust
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
 from patronage_protocol.ledger.notes import VerifierKey
-from patronage_protocol.ledger.trust import TrustPolicy, flat_policy, quorum_size, read_trust
+from patronage_protocol.ledger.trust import (
+    MAX_POLICY_BYTES,
+    TrustPolicy,
+    flat_policy,
+    quorum_size,
+    read_trust,
+)
 
 LOG_KEY = PrivateKey.from_seed(b"\x31" * 32)
 LOG = VerifierKey.ed25519("log.example", LOG_KEY.public)
@@ -215,3 +221,10 @@ def test_a_trust_file_is_a_policy_or_one_key_alone(tmp_path: Path) -> None:
             read_trust(path)
     path.write_text("quorum none\n")
     assert read_trust(path).quorum is None
+
+
+def test_the_largest_policy_is_read_and_not_one_byte_more() -> None:
+    policy = b"quorum none\n#"
+    assert TrustPolicy.parse(policy + b"x" * (MAX_POLICY_BYTES - len(policy))).quorum is None
+    with pytest.raises(FormatError):
+        TrustPolicy.parse(policy + b"x" * (MAX_POLICY_BYTES + 1 - len(policy)))
