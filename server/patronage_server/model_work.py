@@ -60,7 +60,7 @@ def evaluate_round(
     Raises:
         LocalProtocolError: the base model or the held-out pairs are not those of the manifest.
         UsageError: a margin, log-ratio or reward is not finite or out of range, or a reward fails; or Ray is
-            asked to score generations, merged coalitions, or a round that does not start from the base model.
+            asked to score generations or merged coalitions.
         UnavailableError: the device has not enough memory, or the Ray cluster is not there.
     """
     manifest = state.manifest
@@ -84,12 +84,6 @@ def evaluate_round(
             raise _not_on_ray("merged coalitions")
         margins = _score_merged(home, manifest, players, pairs)
         return CoalitionEvidence.from_margins(_header(state, pairs), margins)
-    if engine == "ray" and manifest.start is not None:
-        raise UsageError(
-            "the engine local for a round that starts from the consortium's adapter",
-            got="the engine ray, whose workers load the base model alone",
-            do="go on with: patronage operator round DIR --resume --engine local",
-        )
     score = _score_on_ray if engine == "ray" else _score_here
     return MarginEvidence.from_margins(_header(state, pairs), score(home, manifest, players, pairs))
 
@@ -178,9 +172,8 @@ def _score_on_ray(
         device=home.config.device,
         cache=str(home.cache.absolute()) if home.cache else "",
         threads=home.config.threads,
-        base=manifest.base_model,
-        lora=manifest.lora,
-        max_length=manifest.dpo.max_length,
+        manifest=manifest,
+        start=b"" if manifest.start is None else start_bytes(home.path, home.config, manifest),
         pairs=tuple(pairs),
     )
     with progress_bar("scoring") as progress:

@@ -1,8 +1,9 @@
 """Scoring over the machines of a Ray cluster: the n + 1 passes know nothing of each other.
 
-Each worker loads the base model once, checks that it is the round's, and scores one adapter after another;
-arithmetic on the results happens here, in the order in which one machine does it. So the margins are those of
-one machine, to the byte, where the workers compute as it does: the same kind of device and as many threads.
+Each worker loads the base model once, checks that it is the round's, puts the consortium's adapter in place
+that a later round starts from, and scores one adapter after another; arithmetic on the results happens here,
+in the order in which one machine does it. So the margins are those of one machine, to the byte, where the
+workers compute as it does: the same kind of device and as many threads.
 
 A worker that dies costs the passes that it was at; the others do them. This is the one module that knows Ray,
 which need not be installed. A Ray cluster runs whatever reaches its ports: keep it in a network of its own,
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from patronage_protocol.adapters import Tensors
 from patronage_protocol.errors import MissingExtraError, PatronageError, UnavailableError, UsageError
-from patronage_protocol.manifest import BaseModelTerms, LoraTerms
+from patronage_protocol.manifest import Manifest
 from patronage_protocol.policy import (
     BaseModel,
     TokenizedPair,
@@ -33,6 +34,7 @@ from patronage_protocol.policy import (
     check_same_base,
     completion_logprobs,
     shared_base_model,
+    started,
     tokenize_pairs,
     torch_threads,
 )
@@ -57,9 +59,8 @@ class Scoring:
         device: `auto` is a GPU where the cluster has any.
         cache: folder for de-quantised models; empty for none.
         threads: CPU threads of each worker; 0 is as many as this process uses.
-        base: what the base model must be.
-        lora: the format of the adapters.
-        max_length: of a prompt with a completion, in tokens.
+        manifest: the terms of the round.
+        start: the bytes of the adapter that the round starts from; empty in a first round.
         pairs: M held-out pairs.
     """
 
@@ -67,9 +68,8 @@ class Scoring:
     device: str
     cache: str
     threads: int
-    base: BaseModelTerms
-    lora: LoraTerms
-    max_length: int
+    manifest: Manifest
+    start: bytes
     pairs: tuple[PreferencePair, ...]
 
 
@@ -134,7 +134,10 @@ class ScoringWorker:
         """
         try:
             base, pairs = self._load()
-            with torch_threads(self._scoring.threads), adapted(base.model, self._scoring.lora) as slot:
+            with (
+                torch_threads(self._scoring.threads),
+                adapted(base.model, self._scoring.manifest.lora) as slot,
+            ):
                 if tensors is not None:
                     slot.load(tensors)
                 return completion_logprobs(base.model, pairs)
@@ -143,15 +146,17 @@ class ScoringWorker:
 
     def _load(self) -> tuple[BaseModel, tuple[TokenizedPair, ...]]:
         if self._loaded is None:
-            scoring = self._scoring
+            scoring, manifest = self._scoring, self._scoring.manifest
             base = shared_base_model(
                 scoring.source,
-                precision=scoring.base.precision,
+                precision=manifest.base_model.precision,
                 device=scoring.device,
                 cache=Path(scoring.cache) if scoring.cache else None,
             )
-            check_same_base(scoring.base, base)
-            self._loaded = base, tokenize_pairs(base, scoring.pairs, max_length=scoring.max_length)
+            check_same_base(manifest.base_model, base)
+            if manifest.start is not None:
+                base = started(base, manifest, scoring.start)
+            self._loaded = base, tokenize_pairs(base, scoring.pairs, max_length=manifest.dpo.max_length)
         return self._loaded
 
 

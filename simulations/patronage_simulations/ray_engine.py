@@ -1,6 +1,7 @@
 """The round on Flower's simulation engine: every owner in a Ray process of its own, the same apps.
 
-The operator's scoring of held-out pairs goes to workers of the same Ray cluster; generations stay with it.
+The operator's passes over held-out pairs go to workers of the same Ray cluster; generations and merged
+coalitions stay with it.
 """
 
 import os
@@ -29,7 +30,9 @@ def run_ray(consortium: Consortium, clock: Clock, listener: Listener) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     homes = [str(home) for home in consortium.owners]
     operator = consortium.operator
-    engine: Engine = "local" if isinstance(consortium.manifest.game, RewardGameTerms) else "ray"
+    game = consortium.manifest.game
+    alone = isinstance(game, RewardGameTerms) or game.composition == "merged"
+    engine: Engine = "local" if alone else "ray"
 
     def home_of(context: Context) -> Path:
         return Path(homes[int(context.node_config["partition-id"])])

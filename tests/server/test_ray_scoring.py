@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pickle
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from patronage_protocol.errors import LocalProtocolError, MissingExtraError, UsageError
-from patronage_protocol.manifest import LoraTerms
-from patronage_protocol.policy import BaseModel, load_base_model, lora_groups, tokenize_pairs
+from patronage_protocol.adapters import encode
+from patronage_protocol.canonical import sha256
+from patronage_protocol.errors import (
+    LocalProtocolError,
+    MissingExtraError,
+    RemoteProtocolError,
+    UsageError,
+)
+from patronage_protocol.manifest import LoraTerms, Manifest, StartTerms
+from patronage_protocol.policy import BaseModel, load_base_model, lora_groups, started, tokenize_pairs
 from patronage_protocol.preferences import PreferencePair
 from patronage_server import ray_scoring
 from patronage_server.evaluation import score_adapters
 from patronage_server.ray_scoring import Scoring, ScoringWorker, score_on_ray
 
-BETA, LENGTH = 0.3, 200
+BETA, LENGTH = 0.3, 64
 PAIRS = tuple(
     PreferencePair(prompt=f"Question {i}: ", chosen="right " * (i % 5 + 1), rejected="wrong " * (6 - i % 5))
     for i in range(12)
@@ -48,8 +56,10 @@ def adapters(lora: LoraTerms) -> dict[str, dict[str, np.ndarray]]:
 
 
 @pytest.fixture
-def scoring(base: BaseModel, lora: LoraTerms) -> Scoring:
-    return Scoring("tiny", "cpu", "", 1, base.terms(), lora, LENGTH, PAIRS)
+def scoring(base: BaseModel, lora: LoraTerms, manifest_of: Callable[..., Manifest]) -> Scoring:
+    manifest = manifest_of("ann", "bob", base_model=base.terms(), lora=lora)
+    assert manifest.dpo.max_length == LENGTH
+    return Scoring("tiny", "cpu", "", 1, manifest, b"", PAIRS)
 
 
 @pytest.fixture
@@ -68,9 +78,27 @@ def test_a_worker_gives_the_numbers_of_one_process_in_whatever_order_it_is_asked
     assert np.stack(margins).tobytes() == here.tobytes()
 
 
+def test_a_later_round_is_scored_from_its_start(
+    base: BaseModel, scoring: Scoring, lora: LoraTerms, adapters: dict[str, dict[str, np.ndarray]]
+) -> None:
+    data = encode(adapters["dan"])
+    start = StartTerms(round=1, adapter=sha256(data), rank=lora.rank, alpha=lora.alpha)
+    manifest = scoring.manifest.model_copy(update={"round": 2, "start": start})
+    worker = ScoringWorker(replace(scoring, manifest=manifest, start=data))
+    margins = ray_scoring.margins_of(worker.logprobs(adapters["ann"]), worker.logprobs(None), beta=BETA)
+    tokens = tokenize_pairs(base, PAIRS, max_length=LENGTH)
+    ann = {"ann": adapters["ann"]}
+    expected = score_adapters(started(base, manifest, data), ann, tokens, lora=lora, beta=BETA)
+    assert margins.tobytes() == expected[0].tobytes()
+    other = ScoringWorker(replace(scoring, manifest=manifest, start=data[:-4] + b"wxyz")).logprobs(None)
+    assert isinstance(other, RemoteProtocolError)
+
+
 def test_a_worker_with_another_base_model_says_so(scoring: Scoring) -> None:
-    terms = scoring.base.model_copy(update={"weights": "0" * 64})
-    worker = ScoringWorker(replace(scoring, base=terms))
+    terms = scoring.manifest.base_model.model_copy(update={"weights": "0" * 64})
+    worker = ScoringWorker(
+        replace(scoring, manifest=scoring.manifest.model_copy(update={"base_model": terms}))
+    )
     problem = pickle.loads(pickle.dumps(worker.logprobs(None)))
     assert isinstance(problem, LocalProtocolError)
     assert "the base model of the round, tiny, with weights 0000000000000000" in str(problem)
