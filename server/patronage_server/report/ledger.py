@@ -149,6 +149,7 @@ def terms(report: Report) -> Markup:
                 "…",
             ),
         ),
+        *_start(report),
         ("LoRA", adapted),
         ("DPO", training),
         ("Held-out pairs", f"{grouped(held_out.pairs)} pairs on {count(held_out.prompts, 'prompt')}"),
@@ -170,6 +171,17 @@ def terms(report: Report) -> Markup:
         "What was agreed before anybody trained, and what the words mean.",
         facts(agreed, class_="facts prose"),
     )
+
+
+def _start(report: Report) -> list[tuple[str, Child]]:
+    """What a later round starts from."""
+    start = report.manifest.start
+    if start is None:
+        return []
+    known = join(
+        f"the consortium's adapter of round {start.round}, rank {start.rank}, ", tag("code", start.adapter)
+    )
+    return [("Starts from", known)]
 
 
 def _step(name: str, found: Sequence[AnyEntry], axis: Axis, start: int, deadline: int | None) -> Markup:

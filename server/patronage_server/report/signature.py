@@ -1,7 +1,7 @@
 """The data signature: owners as vectors in the plane of two objectives. A pure function to inline SVG.
 
-After figure 2 of arXiv 2512.15765, with the intervals of both coordinates as a cross. Places follow
-strips.py: per cent across, pixels down.
+After the data signatures of arXiv 2512.15765, with the intervals of both coordinates as a cross. Places
+follow strips.py: per cent across, pixels down.
 """
 
 from collections.abc import Iterator, Sequence
