@@ -58,10 +58,6 @@ def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
 
         return _answer(message, context, home_of, answer)
 
-    @app.query(Action.COSIGN)
-    def cosign(message: Message, context: Context) -> Message:
-        return _answer(message, context, home_of, lambda owner: _statement(owner.cosign(_envelope(message))))
-
     @app.query(Action.REVEAL)
     def reveal(message: Message, context: Context) -> Message:
         def answer(owner: Owner) -> RecordDict:
@@ -81,7 +77,19 @@ def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
 
         return _answer(message, context, home_of, answer)
 
+    _add_step(app, Action.COSIGN, home_of, lambda owner, request: owner.cosign(request))
+    _add_step(app, Action.QUESTION, home_of, lambda owner, request: owner.question(request))
     return app
+
+
+def _add_step(
+    app: ClientApp, action: str, home_of: HomeOf, step: Callable[[Owner, Envelope], Envelope]
+) -> None:
+    """A step whose request is an envelope and nothing else, and whose answer is a statement."""
+
+    @app.query(action)
+    def answer(message: Message, context: Context) -> Message:
+        return _answer(message, context, home_of, lambda owner: _statement(step(owner, _envelope(message))))
 
 
 def _answer(

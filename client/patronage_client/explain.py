@@ -56,6 +56,12 @@ def explain(manifest: Manifest) -> Iterator[str]:
         f"The budget goes back if fewer than {manifest.min_players} adapters are admitted, if together they "
         "do not help, or if the round cannot tell shares from zero."
     )
+    if manifest.dispute.seconds:
+        yield (
+            f"For {manifest.dispute.seconds} seconds after the payouts you may have up to "
+            f"{manifest.dispute.pairs} held-out pairs opened to everybody, each shown to be among those that "
+            "were committed to."
+        )
     deadlines = manifest.deadlines
     yield (
         f"Accept until {_moment(deadlines.accept)}, commit until {_moment(deadlines.commit)}, hand over "

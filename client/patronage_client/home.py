@@ -50,6 +50,7 @@ class OwnerConfig(Settings):
         operator_key: the one operator whose word it takes, base64.
         accept: digest of the only manifest it accepts; `any` to accept whatever its base model fits; `asked`
             to accept what it said yes to in `patronage owner join`.
+        audit: how many held-out pairs it asks to see after a round; as many as the terms allow if left out.
         on_bad_row: what an unusable row does.
         precision: of the base model; must be the manifest's unless `auto`.
         device: `auto` takes CUDA when there is one.
@@ -63,6 +64,7 @@ class OwnerConfig(Settings):
     base_model: str
     operator_key: PublicKeyText
     accept: Digest | Literal["any", "asked"] = "asked"
+    audit: int | None = Field(default=None, ge=0)
     on_bad_row: Literal["stop", "skip"] = "stop"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"

@@ -32,6 +32,8 @@ from patronage_protocol.messages import (
     Cosignature,
     CosignatureRequest,
     Privacy,
+    Question,
+    QuestionRequest,
     ReceiptRequest,
     Refusal,
     Reveal,
@@ -62,7 +64,7 @@ __all__ = ["Owner"]
 MAX_MANIFEST = 16 * 2**20
 MANIFEST, ADAPTER, RECORD = "manifest.json", "adapter.safetensors", "training.json"
 
-R = TypeVar("R", TrainRequest, RevealRequest, ReceiptRequest)
+R = TypeVar("R", TrainRequest, RevealRequest, QuestionRequest, ReceiptRequest)
 
 
 class TrainingRecord(Canonical):
@@ -173,6 +175,21 @@ class Owner:
             **TrainingRecord.decode(read_bytes(folder / RECORD, limit=MAX_MANIFEST)).model_dump(),
         )
         return opening, adapter
+
+    def question(self, request: Envelope) -> Envelope:
+        """Ask for some held-out pairs to be opened, which nobody could foresee and which stay the same.
+
+        They follow from a signature of this owner's key over the terms (RFC 8032: deterministic).
+
+        Raises:
+            PatronageError: nothing was accepted for that round.
+        """
+        _, manifest = self._request(request, QuestionRequest)
+        allowed, audit = manifest.dispute.pairs, self.home.config.audit
+        count = min(allowed if audit is None else min(audit, allowed), manifest.held_out.pairs)
+        seed = self.home.key.sign(f"patronage questions v1\n{manifest.digest}\n".encode())
+        order = sorted(range(manifest.held_out.pairs), key=lambda j: sha256(seed + j.to_bytes(8, "big")))
+        return self._sign(manifest, Question, pairs=tuple(sorted(order[:count])))
 
     def receipt(self, request: Envelope) -> Path:
         """Keep the receipt that the operator hands over; returns where it lies."""

@@ -40,8 +40,10 @@ __all__ = [
     "Opened",
     "OwnerStatement",
     "Paid",
+    "Questioned",
     "Refunded",
     "Revealed",
+    "Shown",
     "Valued",
     "Witnessed",
     "commitments_digest",
@@ -181,6 +183,19 @@ class Refunded(Entry):
     reason: RefundReason
 
 
+class Questioned(OwnerStatement):
+    """An owner asks for held-out pairs to be opened, or for none."""
+
+    kind: Literal["ask"] = "ask"
+
+
+class Shown(Entry):
+    """A held-out pair that an owner asked for, with its salt and its place under the root; a blob."""
+
+    kind: Literal["show"] = "show"
+    opening: Digest
+
+
 class Finished(Entry):
     """The end. `adapter` is the digest of the consortium's adapter; None if there is none."""
 
@@ -203,6 +218,8 @@ AnyEntry: TypeAlias = (
     | Aborted
     | Paid
     | Refunded
+    | Questioned
+    | Shown
     | Finished
 )
 

@@ -17,6 +17,7 @@ __all__ = [
     "AnyGameTerms",
     "BaseModelTerms",
     "Deadlines",
+    "DisputeTerms",
     "DpoTerms",
     "GameTerms",
     "HeldOutTerms",
@@ -41,6 +42,7 @@ PositiveReal = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PublicKeyText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=\z")]
 
+MAX_QUESTIONS = 1000
 MAX_WITNESSES = 63
 """A signed note holds at most 64 signatures, and one is the log's."""
 
@@ -334,6 +336,23 @@ class WitnessTerms(Canonical):
         return self
 
 
+class DisputeTerms(Canonical):
+    """How owners may look at the held-out pairs before the end.
+
+    For `seconds` after the last payment each owner may ask that at most `pairs` of them be opened to
+    everybody; with 0 and 0 nobody may. What was opened is known, and of no use as held-out pairs any more.
+    """
+
+    seconds: Annotated[int, Field(ge=0)] = 0
+    pairs: Annotated[int, Field(ge=0, le=MAX_QUESTIONS)] = 0
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.seconds > 0) != (self.pairs > 0):
+            raise ValueError("a dispute needs seconds and pairs, or neither")
+        return self
+
+
 class Manifest(Canonical):
     """The whole agreement.
 
@@ -360,6 +379,7 @@ class Manifest(Canonical):
     payout: PayoutTerms
     deadlines: Deadlines
     witness: WitnessTerms
+    dispute: DisputeTerms = DisputeTerms()
     versions: dict[str, str]
 
     @model_validator(mode="after")

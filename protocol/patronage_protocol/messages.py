@@ -21,6 +21,8 @@ __all__ = [
     "Cosignature",
     "CosignatureRequest",
     "Privacy",
+    "Question",
+    "QuestionRequest",
     "ReceiptRequest",
     "Refusal",
     "Reveal",
@@ -151,6 +153,22 @@ class RevealRequest(Statement):
     owner: Name
     commitments: tuple[tuple[Name, Digest], ...]
     closed: str
+
+
+class QuestionRequest(Statement):
+    """The operator asks which held-out pairs an owner wants to see."""
+
+    media_type = "application/vnd.patronage.question-request.v1+json"
+
+    owner: Name
+
+
+class Question(Statement):
+    """An owner asks for the held-out pairs of these indices, ascending; an empty list asks for none."""
+
+    media_type = "application/vnd.patronage.question.v1+json"
+
+    pairs: tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class ReceiptRequest(Statement):

@@ -10,7 +10,7 @@ restarted operator folds `advance` over the stored entries, and a verifier folds
     SCORING    evaluate abort
     VALUING    value
     PAYING     pay refund                        exactly the settlement of the manifest's policy, in its order
-    SETTLED    final
+    SETTLED    ask show final                    owners may ask for held-out pairs, which are then opened
     FINAL      witness                           the head at final, recorded when the next round opens
 
 What an owner may still do follows from its standing:
@@ -45,15 +45,18 @@ from patronage_protocol.entries import (
     Judged,
     Opened,
     Paid,
+    Questioned,
     Refunded,
     Revealed,
+    Shown,
     Valued,
     Witnessed,
     commitments_digest,
 )
 from patronage_protocol.envelopes import Envelope, verify_detached
-from patronage_protocol.errors import RemoteProtocolError
+from patronage_protocol.errors import RemoteProtocolError, VerificationError
 from patronage_protocol.evaluations import declared, read_evidence
+from patronage_protocol.held_out import HeldOutOpening, check_opening
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.ledger.merkle import Frontier, leaf_hash
@@ -61,6 +64,7 @@ from patronage_protocol.manifest import MANIFEST_TYPE, Manifest, Party
 from patronage_protocol.messages import (
     Acceptance,
     Commitment,
+    Question,
     Refusal,
     Reveal,
     S,
@@ -111,7 +115,7 @@ ALLOWED: Mapping[Phase, tuple[type[Entry], ...]] = MappingProxyType(
         Phase.SCORING: (Evaluated, Aborted),
         Phase.VALUING: (Valued,),
         Phase.PAYING: (Paid, Refunded),
-        Phase.SETTLED: (Finished,),
+        Phase.SETTLED: (Questioned, Shown, Finished),
         Phase.FINAL: (Witnessed,),
     }
 )
@@ -162,6 +166,9 @@ class Round:
         shares: the published shares, once valued.
         settlement: who gets what, once valued or aborted.
         settled: how many of the settlement's entries are in the ledger.
+        settled_at: time of the last of them.
+        questions: owner to the held-out pairs that it asked for, in ledger order.
+        shown: the held-out pairs that were opened, in ledger order.
         aborted: why the round was aborted, if it was.
         adapter: digest of the consortium's adapter, once final.
     """
@@ -180,6 +187,9 @@ class Round:
     shares: Shares | None = None
     settlement: Settlement | None = None
     settled: int = 0
+    settled_at: int | None = None
+    questions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shown: tuple[int, ...] = ()
     aborted: Literal["players", "witnesses"] | None = None
     adapter: str | None = None
 
@@ -196,6 +206,18 @@ class Round:
     def cosign_by(self) -> int:
         """The last moment for the cosignatures of the head that stands now, Unix seconds."""
         return self.time + self.manifest.witness.seconds
+
+    @property
+    def ask_by(self) -> int:
+        """The last moment to ask for held-out pairs, Unix seconds; 0 where nobody may, or not yet."""
+        terms = self.manifest.dispute
+        return self.settled_at + terms.seconds if self.settled_at and terms.seconds and self.shares else 0
+
+    @property
+    def to_show(self) -> tuple[int, ...]:
+        """The held-out pairs that were asked for and have not been opened yet, ascending."""
+        asked = {pair for pairs in self.questions.values() for pair in pairs}
+        return tuple(sorted(asked - set(self.shown)))
 
     @property
     def awaits_witnesses(self) -> bool:
@@ -450,12 +472,42 @@ def _pay(state: Round, entry: Paid | Refunded, _blobs: Blobs) -> Round:
     if entry != due:
         _refuse(due.encode().decode(), entry.encode().decode(), f"{entry.kind} §settlement")
     state = replace(state, settled=state.settled + 1)
-    return state if state.due(entry.time) else replace(state, phase=Phase.SETTLED)
+    if state.due(entry.time):
+        return state
+    return replace(state, phase=Phase.SETTLED, settled_at=entry.time)
+
+
+def _ask(state: Round, entry: Questioned, _blobs: Blobs) -> Round:
+    terms = state.manifest.dispute
+    _in_time(entry, state.ask_by)
+    pairs = _read(state, entry.owner, entry.statement, Question).pairs
+    if entry.owner in state.questions:
+        _refuse("an owner that has not asked yet", entry.owner, "ask §standing")
+    if len(pairs) > terms.pairs or list(pairs) != sorted(set(pairs)):
+        _refuse(f"at most {terms.pairs} pairs, ascending", str(pairs)[:80], "ask §pairs")
+    if pairs and pairs[-1] >= state.manifest.held_out.pairs:
+        _refuse(f"pairs below {state.manifest.held_out.pairs}", str(pairs[-1]), "ask §pairs")
+    return replace(state, questions={**state.questions, entry.owner: pairs})
+
+
+def _show(state: Round, entry: Shown, blobs: Blobs) -> Round:
+    opening = HeldOutOpening.decode(blobs(entry.opening))
+    if opening.index not in state.to_show:
+        _refuse("a pair that was asked for and not shown", str(opening.index), "show §asked")
+    try:
+        check_opening(opening, state.manifest.held_out)
+    except VerificationError as error:
+        _refuse("the pair at its place under the held-out root", error.got, "show §root")
+    return replace(state, shown=(*state.shown, opening.index))
 
 
 def _finish(state: Round, entry: Finished, _blobs: Blobs) -> Round:
     if (entry.adapter is None) != (state.shares is None):
         _refuse("an adapter exactly when the round was valued", str(entry.adapter), "final §adapter")
+    if entry.time <= state.ask_by and len(state.questions) < len(state.manifest.owners):
+        _refuse(f"an end after {state.ask_by}, or a word of every owner", str(entry.time), "final §window")
+    if state.to_show:
+        _refuse("every pair shown that was asked for", f"pair {state.to_show[0]} missing", "final §shown")
     return replace(state, adapter=entry.adapter, phase=Phase.FINAL)
 
 
@@ -474,6 +526,8 @@ _HANDLERS: Mapping[type[Entry], Callable[[Round, Any, Blobs], Round]] = MappingP
         Valued: _value,
         Paid: _pay,
         Refunded: _pay,
+        Questioned: _ask,
+        Shown: _show,
         Finished: _finish,
     }
 )

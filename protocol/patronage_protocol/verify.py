@@ -21,7 +21,7 @@ from pathlib import Path
 
 from patronage_protocol.canonical import Canonical
 from patronage_protocol.coalition_evidence import CoalitionEvidence
-from patronage_protocol.entries import AnyEntry, Evaluated, Opened, Valued, decode_entry
+from patronage_protocol.entries import AnyEntry, Evaluated, Opened, Shown, Valued, decode_entry
 from patronage_protocol.errors import UsageError, VerificationError
 from patronage_protocol.evaluations import Evidence, read_evidence
 from patronage_protocol.evidence import MarginEvidence
@@ -238,15 +238,20 @@ def _blob(ledger: PublishedLedger, digest: str) -> bytes:
     return ledger.blobs[digest]
 
 
+_BLOBS: tuple[tuple[type[AnyEntry], str], ...] = (
+    (Opened, "manifest"),
+    (Evaluated, "margins"),
+    (Valued, "shares"),
+    (Shown, "opening"),
+)
+"""Kinds of entries that name a blob, and the field with its digest."""
+
+
 def _check_blobs(ledger: PublishedLedger, entries: Iterable[AnyEntry]) -> None:
     named = {
         digest
         for entry in entries
-        for digest in (
-            getattr(entry, field)
-            for kind, field in ((Opened, "manifest"), (Evaluated, "margins"), (Valued, "shares"))
-            if isinstance(entry, kind)
-        )
+        for digest in (getattr(entry, field) for kind, field in _BLOBS if isinstance(entry, kind))
     }
     if stray := set(ledger.blobs) - named:
         raise VerificationError(
@@ -283,12 +288,11 @@ def _check_round(state: Round, ledger: PublishedLedger) -> list[Check]:
         paid = sum(payment.amount for payment in state.settlement.payments)
         refund, budget = state.settlement.refund, manifest.payout.budget
         lines["pay"] = f"{paid} paid, {refund} refunded of {budget} minor units, recomputed to the unit"
+    if state.questions:
+        asked = len(state.questions)
+        lines["dispute"] = f"{asked} owners asked; {len(state.shown)} held-out pairs opened, in their places"
     if state.phase is Phase.FINAL:
-        lines["final"] = f"consortium adapter {state.adapter[:16]}" if state.adapter else "no adapter"
-        if len(state.witnessed) > 1:
-            lines["final"] += f"; {_cosigned(check_quorum(state.witnessed[1], manifest), state)}"
-        if state.aborted == "witnesses":
-            lines["final"] += "; aborted for want of witnesses, so no quorum stands behind its end"
+        lines["final"] = _end(state)
     else:
         lines[state.phase.value] = "the round is not finished"
     return [Check(phase=phase, what=what) for phase, what in lines.items()]
@@ -297,6 +301,15 @@ def _check_round(state: Round, ledger: PublishedLedger) -> list[Check]:
 def _start(manifest: Manifest) -> str:
     start = manifest.start
     return "" if start is None else f"; starts from the adapter {start.adapter[:16]} of round {start.round}"
+
+
+def _end(state: Round) -> str:
+    line = f"consortium adapter {state.adapter[:16]}" if state.adapter else "no adapter"
+    if len(state.witnessed) > 1:
+        line += f"; {_cosigned(check_quorum(state.witnessed[1], state.manifest), state)}"
+    if state.aborted == "witnesses":
+        line += "; aborted for want of witnesses, so no quorum stands behind its end"
+    return line
 
 
 def _scope(evidence: Evidence) -> str:

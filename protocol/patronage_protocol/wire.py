@@ -19,6 +19,7 @@ class Action:
     TRAIN: Final = "train"
     COSIGN: Final = "cosign"
     REVEAL: Final = "reveal"
+    QUESTION: Final = "question"
     RECEIPT: Final = "receipt"
 
 

@@ -74,6 +74,7 @@ def draw_up(
         "payout": terms.payout,
         "deadlines": Deadlines(accept=accept, commit=commit, reveal=reveal),
         "witness": _witness(terms, owners),
+        "dispute": terms.dispute,
         "versions": _versions(),
     }
     try:

@@ -17,8 +17,10 @@ from patronage_protocol.entries import (
     Opened,
     OwnerStatement,
     Paid,
+    Questioned,
     Refunded,
     Revealed,
+    Shown,
     Valued,
     Witnessed,
     decode_entry,
@@ -42,6 +44,8 @@ WORDS: dict[type[AnyEntry], str] = {
     Evaluated: "coalitions scored on the held-out pairs",
     Valued: "shares computed",
     Witnessed: "a quorum of owners cosigned the ledger",
+    Questioned: "said which held-out pairs it wants opened",
+    Shown: "a held-out pair opened",
     Finished: "round final",
 }
 ABORTED = {"players": "aborted: too few adapters", "witnesses": "aborted: too few witnesses cosigned"}

@@ -24,14 +24,17 @@ from pydantic import Field
 
 from patronage_protocol.errors import UnavailableError
 from patronage_protocol.files import read_bytes
+from patronage_protocol.held_out import HeldOutSet
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import Manifest
+from patronage_protocol.pair_files import read_pairs
 from patronage_protocol.settings import Settings, read_settings
 
 __all__ = ["Engine", "OperatorConfig", "OperatorHome", "adapter_file", "exported_folder"]
 
 MAX_MANIFEST = 16 * 2**20
+SECRET_BYTES = 32
 
 Engine: TypeAlias = Literal["local", "ray"]
 """Where adapters are scored: in the operator's process, or by the workers of a Ray cluster."""
@@ -95,6 +98,15 @@ class OperatorHome:
     def candidates(self, number: int) -> Path:
         """The candidates of a round, under the utility `reward`."""
         return self.path / f"candidates{_later(number)}.jsonl"
+
+    def held_out_set(self) -> HeldOutSet:
+        """The held-out pairs with the secret that salts them.
+
+        Raises:
+            UnavailableError, DataError: a file is missing or unusable.
+        """
+        secret = read_bytes(self.path / "held-out.secret", limit=SECRET_BYTES)
+        return HeldOutSet(read_pairs(self.held_out).pairs, secret)
 
     def open_ledger(self, origin: str) -> Ledger:
         """The ledger's store, made if it is not there. Close it, or use it as a context manager.

@@ -18,7 +18,9 @@ from patronage_protocol.entries import (
     Evaluated,
     Finished,
     Forfeited,
+    Questioned,
     Revealed,
+    Shown,
     Valued,
     Witnessed,
     commitments_digest,
@@ -28,7 +30,14 @@ from patronage_protocol.errors import RemoteProtocolError, UnavailableError
 from patronage_protocol.evaluations import Evidence, read_evidence
 from patronage_protocol.files import read_bytes, write_atomic
 from patronage_protocol.manifest import Manifest
-from patronage_protocol.messages import ReceiptRequest, Refusal, Reveal, RevealRequest, TrainRequest
+from patronage_protocol.messages import (
+    QuestionRequest,
+    ReceiptRequest,
+    Refusal,
+    Reveal,
+    RevealRequest,
+    TrainRequest,
+)
 from patronage_protocol.rounds import Phase, Round, Standing
 from patronage_protocol.shares import compute_shares
 from patronage_protocol.wire import Action, Field
@@ -246,7 +255,31 @@ class RoundDriver:
     def _pay(self) -> None:
         self.book.record(*self._state.all_due(self.clock.now()))
 
+    def _answer_questions(self) -> None:
+        """Open the held-out pairs that owners ask for, until all have spoken or the time is over."""
+        deadline = self._state.ask_by
+        waiting = [o.name for o in self._manifest.owners if o.name not in self._state.questions]
+        if not deadline:
+            return
+        self._show_pairs()
+        for owner, answer in self.owners.ask(Action.QUESTION, QuestionRequest, waiting, deadline):
+            with self.owners.blame(owner):
+                statement = Envelope.decode(answer.statement)
+                self.book.record(Questioned(time=self.clock.now(), owner=owner, statement=statement))
+            self._show_pairs()
+        if len(self._state.questions) < len(self._manifest.owners):
+            self._sleep_past(deadline)
+
+    def _show_pairs(self) -> None:
+        if not self._state.to_show:
+            return
+        held_out = self.home.held_out_set()
+        for index in self._state.to_show:
+            digest = self.book.ledger.put_blob(held_out.open(index).encode())
+            self.book.record(Shown(time=self.clock.now(), opening=digest))
+
     def _finish(self) -> None:
+        self._answer_questions()
         digest = None
         if self._state.shares is not None:
             digest = self.export(self._state, self._adapters())

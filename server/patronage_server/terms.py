@@ -9,7 +9,14 @@ from typing import Literal
 from pydantic import Field
 
 from patronage_protocol.canonical import Name
-from patronage_protocol.manifest import AnyGameTerms, DpoTerms, IntakeTerms, IntervalTerms, PayoutTerms
+from patronage_protocol.manifest import (
+    AnyGameTerms,
+    DisputeTerms,
+    DpoTerms,
+    IntakeTerms,
+    IntervalTerms,
+    PayoutTerms,
+)
 from patronage_protocol.settings import Settings
 
 __all__ = ["LoraChoice", "PhaseSeconds", "RoundTerms", "WitnessChoice"]
@@ -59,3 +66,4 @@ class RoundTerms(Settings):
     start: Literal["consortium", "base"] = "consortium"
     seconds: PhaseSeconds = PhaseSeconds()
     witness: WitnessChoice = WitnessChoice()
+    dispute: DisputeTerms = DisputeTerms()

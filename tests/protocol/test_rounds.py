@@ -25,7 +25,9 @@ from patronage_protocol.entries import (
     Judged,
     Match,
     Opened,
+    Questioned,
     Revealed,
+    Shown,
     Valued,
     Witnessed,
     commitments_digest,
@@ -34,6 +36,7 @@ from patronage_protocol.entries import (
 from patronage_protocol.envelopes import Envelope, sign_detached
 from patronage_protocol.errors import PatronageError, RemoteProtocolError, VerificationError
 from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
+from patronage_protocol.held_out import HeldOutSet
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
@@ -41,12 +44,14 @@ from patronage_protocol.manifest import MANIFEST_TYPE, Manifest, StartTerms
 from patronage_protocol.messages import (
     Acceptance,
     Commitment,
+    Question,
     Refusal,
     Reveal,
     Statement,
     commitment,
     sign_statement,
 )
+from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.rounds import Phase, Round, Standing, follow
 from patronage_protocol.shares import compute_shares
 from patronage_protocol.strict import base64_text
@@ -56,6 +61,16 @@ NOW = 1_800_000_000
 Keys = Callable[[str], PrivateKey]
 Manifests = Callable[..., Manifest]
 Heads = Callable[..., SignedCheckpoint]
+
+
+HELD_OUT = HeldOutSet(
+    tuple(
+        PreferencePair(prompt=prompt, chosen=f"yes {number}", rejected=f"no {number}")
+        for number, prompt in enumerate(("tea", "tea", "sun", "rain"))
+    ),
+    b"\x0d" * 32,
+)
+DISPUTE = {"held_out": HELD_OUT.commitment, "dispute": {"seconds": 60, "pairs": 2}}
 
 
 def adapter_of(owner: str) -> str:
@@ -173,6 +188,14 @@ class Play:
         while (due := self.state.due(self.now)) is not None:
             self.take(due)
         return self.state
+
+    def ask(self, owner: str, *pairs: int) -> Round:
+        statement = self.say(owner, Question, pairs=pairs)
+        return self.take(Questioned(time=self.now, owner=owner, statement=statement))
+
+    def show(self, pair: int, /, **changes: Any) -> Round:
+        opening = HELD_OUT.open(pair).model_copy(update=changes)
+        return self.take(Shown(time=self.now, opening=self.put(opening.encode())))
 
     def finish(self) -> Round:
         adapter = None if self.state.shares is None else "0f" * 32
@@ -604,6 +627,94 @@ def test_witness_terms_that_make_no_quorum_are_no_terms(
         manifest_of("ann", "bob", "cy", "dan", witness={**terms, **changes})
 
 
+@pytest.fixture
+def disputed(manifest_of: Manifests, key_of: Keys, cosigned_head: Heads) -> Play:
+    """A round that is settled, with terms under which held-out pairs may be asked for."""
+    play = revealed(Play(manifest_of("ann", "bob", "cy", **DISPUTE), key_of, cosigned_head))
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    play.evaluate()
+    play.value()
+    play.settle()
+    return play
+
+
+def test_a_round_ends_once_every_pair_that_was_asked_for_is_shown(disputed: Play) -> None:
+    disputed.ask("ann", 0, 3)
+    with pytest.raises(RemoteProtocolError, match="final §window"):
+        disputed.finish()
+    disputed.ask("bob", 3)
+    disputed.ask("cy")
+    for pair in (3, 0):
+        with pytest.raises(RemoteProtocolError, match="final §shown"):
+            disputed.finish()
+        disputed.show(pair)
+    final = disputed.finish()
+    assert (final.phase, final.shown) == (Phase.FINAL, (3, 0))
+
+
+def test_a_round_ends_without_the_silent_when_the_window_is_over(disputed: Play) -> None:
+    disputed.ask("ann", 1)
+    disputed.now += 61
+    with pytest.raises(RemoteProtocolError, match="ask §deadline"):
+        disputed.ask("bob", 2)
+    with pytest.raises(RemoteProtocolError, match="final §shown"):
+        disputed.finish()
+    disputed.show(1)
+    assert disputed.finish().phase is Phase.FINAL
+
+
+@pytest.mark.parametrize("pairs", [(0, 1, 2), (1, 0), (1, 1), (4,)])
+def test_what_the_terms_do_not_let_ask_is_refused(disputed: Play, pairs: tuple[int, ...]) -> None:
+    with pytest.raises(RemoteProtocolError, match="ask §pairs"):
+        disputed.ask("ann", *pairs)
+    disputed.ask("ann", 0)
+    with pytest.raises(RemoteProtocolError, match="ask §standing"):
+        disputed.ask("ann", 1)
+    with pytest.raises(RemoteProtocolError, match="open §owners"):
+        disputed.ask("mallory", 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"index": 1},
+        {"salt": "00" * 32},
+        {"pair": HELD_OUT.pairs[1]},
+        {"proof": HELD_OUT.open(1).proof},
+        {"proof": ()},
+    ],
+    ids=["another place", "another salt", "another pair", "another proof", "no proof"],
+)
+def test_a_pair_that_is_not_the_committed_one_is_not_shown(disputed: Play, change: dict[str, Any]) -> None:
+    disputed.ask("ann", 0, 1)
+    with pytest.raises(RemoteProtocolError, match="show §root"):
+        disputed.show(0, **change)
+    with pytest.raises(RemoteProtocolError, match="show §asked"):
+        disputed.show(2)
+    disputed.show(0)
+    with pytest.raises(RemoteProtocolError, match="show §asked"):
+        disputed.show(0)
+
+
+def test_without_terms_nobody_asks_and_the_round_ends_at_once(play: Play) -> None:
+    revealed(play)
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    play.evaluate()
+    play.value()
+    play.settle()
+    with pytest.raises(RemoteProtocolError, match="ask §deadline"):
+        play.ask("ann", 0)
+    assert play.finish().phase is Phase.FINAL
+
+
+def test_dispute_terms_are_whole_or_absent(manifest_of: Manifests) -> None:
+    for terms in ({"seconds": 60, "pairs": 0}, {"seconds": 0, "pairs": 1}):
+        with pytest.raises(ValidationError, match="or neither"):
+            manifest_of("ann", "bob", dispute=terms)
+
+
 def test_intake_cannot_admit_what_the_terms_exclude(play: Play) -> None:
     revealed(play)
     with pytest.raises(RemoteProtocolError, match="intake §norm"):
@@ -697,7 +808,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.play = Play(self.manifests("ann", "bob", "cy", min_players=2), self.keys, self.heads)
+        self.play = Play(self.manifests("ann", "bob", "cy", min_players=2, **DISPUTE), self.keys, self.heads)
         self.play.open()
 
     def attempt(self, step: Callable[[], Round]) -> None:
@@ -718,6 +829,14 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(witnesses=st.sets(owners))
     def witnesses_cosign(self, witnesses: set[str]) -> None:
         self.attempt(lambda: self.play.witness(*sorted(witnesses)))
+
+    @rule(owner=owners, pairs=st.sets(st.integers(0, 4), max_size=3))
+    def an_owner_asks_for_pairs(self, owner: str, pairs: set[int]) -> None:
+        self.attempt(lambda: self.play.ask(owner, *sorted(pairs)))
+
+    @rule(pair=st.integers(0, 3))
+    def the_operator_shows_a_pair(self, pair: int) -> None:
+        self.attempt(lambda: self.play.show(pair))
 
     @rule(count=st.integers(0, 3))
     def the_operator_gives_up_waiting_for_witnesses(self, count: int) -> None:
@@ -756,6 +875,15 @@ class AnyOrder(RuleBasedStateMachine):
         if state.reveals:
             assert len(check_quorum(state.witnessed[0], state.manifest)) >= 2
             assert state.aborted != "witnesses"
+
+    @invariant()
+    def what_was_asked_for_is_shown_by_the_end_and_nothing_else(self) -> None:
+        state = self.play.state
+        asked = {pair for pairs in state.questions.values() for pair in pairs}
+        assert set(state.shown) <= asked
+        if state.phase is Phase.FINAL:
+            assert set(state.shown) == asked
+            assert state.time > state.ask_by or len(state.questions) == 3
 
     @invariant()
     def nobody_opens_before_the_close(self) -> None:

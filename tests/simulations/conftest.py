@@ -89,7 +89,7 @@ def trained(tmp_path: Path, plan_of: Callable[..., Plan]) -> Callable[..., Conso
             data = encode(adapter(consortium.manifest, made)) if isinstance(made, int) else made
             folder = consortium.folder / "owners" / owner / "rounds" / "orchard-1"
             folder.mkdir(parents=True)
-            (folder / "training.json").write_bytes(b'{"pairs":3}')
+            (folder / "training.json").write_bytes(b'{"pairs":3,"privacy":null}')
             (folder / "adapter.safetensors").write_bytes(data)
         return consortium
 

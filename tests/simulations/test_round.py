@@ -31,12 +31,15 @@ from patronage_protocol.errors import (
     UsageError,
     VerificationError,
 )
+from patronage_protocol.held_out import HeldOutOpening
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.notes import Note, VerifierKey
 from patronage_protocol.ledger.published import read_published
 from patronage_protocol.ledger.receipts import Receipt
 from patronage_protocol.ledger.witness import make_memory
+from patronage_protocol.manifest import DisputeTerms
+from patronage_protocol.pair_files import read_pairs
 from patronage_protocol.policy import shared_base_model
 from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.verify import verify_ledger
@@ -44,6 +47,7 @@ from patronage_protocol.witnessing import check_quorum, witness_key, witness_pol
 from patronage_server.app import server_app
 from patronage_server.book import Book
 from patronage_server.follow import entries_since
+from patronage_server.terms import RoundTerms
 from patronage_simulations import consortium as consortium_module
 from patronage_simulations.consortium import Consortium, Plan, found
 from patronage_simulations.engines import SimulatedClock, run_local
@@ -210,13 +214,15 @@ class Interrupted(BaseException):
 
 
 def test_an_operator_that_is_interrupted_after_any_entry_goes_on_to_the_same_ledger(
-    trained: Trained, tmp_path: Path
+    trained: Trained, terms: RoundTerms, tmp_path: Path
 ) -> None:
-    consortium = trained({"ann": 1, "bob": 2, "mimic": 1})
+    disputable = terms.model_copy(update={"dispute": DisputeTerms(seconds=600, pairs=1)})
+    consortium = trained({"ann": 1, "bob": 2, "mimic": 1}, terms=disputable)
     founded = tmp_path / "founded"
     shutil.copytree(consortium.folder, founded)
     run(consortium)
     expected = entries(consortium)
+    assert {"witness", "ask", "show", "final"} <= {entry["kind"] for entry in expected}
     for last in range(len(expected)):
         shutil.rmtree(consortium.folder)
         shutil.copytree(founded, consortium.folder)
@@ -261,6 +267,24 @@ def forget(consortium: Consortium, *owners: str) -> None:
     for owner in owners:
         memory = consortium.folder / "owners" / owner / "witness.sqlite"
         memory.rename(memory.with_name("kept.sqlite"))
+
+
+def test_owners_see_the_held_out_pairs_that_they_ask_for_and_the_round_still_verifies(
+    trained: Trained, terms: RoundTerms
+) -> None:
+    disputable = terms.model_copy(update={"dispute": DisputeTerms(seconds=600, pairs=2)})
+    consortium = trained({"ann": 1, "bob": 2, "cy": 3}, terms=disputable)
+    config = consortium.folder / "owners" / "cy" / "owner.toml"
+    config.write_text(config.read_text() + "audit = 0\n")
+    final = run(consortium)
+    assert {owner: len(pairs) for owner, pairs in final.questions.items()} == {"ann": 2, "bob": 2, "cy": 0}
+    assert set(final.shown) == {*final.questions["ann"], *final.questions["bob"]}
+    ledger = read_published(consortium.ledger)
+    shown = [entry["opening"] for entry in entries(consortium) if entry["kind"] == "show"]
+    held_out = read_pairs(consortium.operator / "held-out.jsonl").pairs
+    for digest in shown:
+        opening = HeldOutOpening.decode(ledger.blobs[digest])
+        assert opening.pair == held_out[opening.index]
 
 
 def test_a_witness_that_lost_its_memory_does_not_stop_a_quorum_of_the_others(trained: Trained) -> None:

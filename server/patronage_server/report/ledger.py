@@ -16,8 +16,10 @@ from patronage_protocol.entries import (
     Judged,
     Opened,
     Paid,
+    Questioned,
     Refunded,
     Revealed,
+    Shown,
     Valued,
     Witnessed,
 )
@@ -47,6 +49,7 @@ STEPS: tuple[tuple[str, tuple[type[Entry], ...], str | None], ...] = (
     ("Abort", (Aborted,), None),
     ("Value", (Valued,), None),
     ("Pay", (Paid, Refunded), None),
+    ("Dispute", (Questioned, Shown), None),
     ("Final", (Finished,), None),
 )
 """Rows of the timeline: a name, its kinds of entries, and the deadline that ends it."""
