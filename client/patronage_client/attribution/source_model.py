@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Projection", "accuracy", "fit"]
+__all__ = ["Projection", "accuracy", "expected_accuracy", "fit"]
 
 NEWTON_STEPS = 12
 ENOUGH = 1e-8
@@ -81,6 +81,11 @@ def accuracy(weights: NDArray[np.float64], validation: NDArray[np.float64]) -> N
     """The share of m points (m, k) that each of C classifiers (C, k) judges rightly; a tie is half."""
     scores = weights @ validation.T
     return np.asarray(((scores > 0.0) + 0.5 * (scores == 0.0)).mean(axis=1))
+
+
+def expected_accuracy(weights: NDArray[np.float64], validation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean probability sigmoid(w . e) of the right answer, for each of C classifiers."""
+    return np.asarray((1.0 / (1.0 + np.exp(-np.clip(weights @ validation.T, -60.0, 60.0)))).mean(axis=1))
 
 
 def _scores(points: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,8 @@ its best, and train the target model on what is left. What that paper leaves ope
     representation   h(x, y+) - h(x, y-), mean states over the completions; both signs (`source_model`)
     subset           s = 5% of the pairs, at least 16: pieces of random orders of all pairs, so that
                      every pair is in equally many chains
-    marginal         v(prefix + i) - v(prefix), v = accuracy on the validation pairs, v(nothing) = 1/2
+    marginal         v(prefix + i) - v(prefix), v(nothing) = 1/2; v is the expected accuracy on the validation
+                     pairs, mean sigmoid(w . e): accuracy itself moves in steps of 1/m and ranks worse
     truncation       a chain ends when v(prefix) is within `tolerance` of v(its whole subset)
     aggregation      the mean over the chains that a pair was in, with its standard error
     removal          the fewest lowest pairs that bring the source model within one standard error of its best
@@ -22,13 +23,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patronage_client.attribution.features import differences
 from patronage_client.attribution.problem import Problem, Progress, Valuation, no_progress
-from patronage_client.attribution.source_model import Projection, accuracy, fit
+from patronage_client.attribution.source_model import Projection, accuracy, expected_accuracy, fit
 from patronage_protocol.errors import UsageError
 from patronage_protocol.valuation.streams import Stream
 
@@ -49,6 +51,7 @@ class ChainSpec:
         passes: times that every pair is in a chain.
         share: of all pairs, the size of a chain's subset.
         tolerance: a chain ends when it is this near to the accuracy of its subset.
+        utility: "expected" accuracy, or plain "accuracy" as in the paper.
         components: of the projection.
         ridge: of the source model.
         workers: threads; no part of the result.
@@ -57,7 +60,8 @@ class ChainSpec:
     passes: int = 200
     share: float = 0.05
     tolerance: float = 0.01
-    components: int = 32
+    utility: Literal["expected", "accuracy"] = "expected"
+    components: int = 16
     ridge: float = 1.0
     workers: int = 1
 
@@ -98,7 +102,9 @@ def ts_dshapley(problem: Problem) -> Valuation:
         f"{spec.passes} chains a pair over subsets of {spec.subset(len(points))}; largest standard error "
         f"{chained.errors.max():.2g}; {chained.truncated:.0%} of the steps were truncated"
     )
-    return Valuation("ts-dshapley", "accuracy of the source model", chained.values, (transferred, sampled))
+    return Valuation(
+        "ts-dshapley", "expected accuracy of the source model", chained.values, (transferred, sampled)
+    )
 
 
 def chain_values(
@@ -190,7 +196,8 @@ def _run(
     """Marginals (chains, s) of a block of chains, and how many were truncated to zero."""
     chains, size = members.shape
     rows = points[members]
-    whole = accuracy(fit(rows, np.ones((chains, size)), spec.ridge), validation)
+    utility = expected_accuracy if spec.utility == "expected" else accuracy
+    whole = utility(fit(rows, np.ones((chains, size)), spec.ridge), validation)
     marginals = np.zeros((chains, size))
     before, skipped = np.full(chains, 0.5), 0
     weights = np.zeros((chains, points.shape[1]))
@@ -201,7 +208,7 @@ def _run(
             continue
         used = np.broadcast_to(np.arange(size) <= step, (len(going), size)).astype(np.float64)
         weights[going] = fit(rows[going], used, spec.ridge, weights[going])
-        after = accuracy(weights[going], validation)
+        after = utility(weights[going], validation)
         marginals[going, step] = after - before[going]
         before[going] = after
     return marginals, skipped

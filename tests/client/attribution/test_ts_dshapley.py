@@ -68,7 +68,7 @@ def test_chains_come_near_the_shapley_value_of_the_game_on_their_subset() -> Non
         def subset(self, pairs: int) -> int:
             return 5
 
-    found = chain_values(points, validation, Whole(passes=3000, tolerance=0.0), seed=3)
+    found = chain_values(points, validation, Whole(passes=3000, tolerance=0.0, utility="accuracy"), seed=3)
     assert np.abs(found.values - exact).max() < 4 * found.errors.max()
     assert found.errors.max() < 0.01
 
