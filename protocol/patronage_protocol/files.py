@@ -1,5 +1,6 @@
 """Files and folders that are whole or absent: write to a temporary name, fsync, rename, fsync the folder."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -103,7 +104,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
         fsync_folder(path.parent)
     except OSError as error:
-        if path.is_dir() and any(path.iterdir()):
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST} and path.is_dir():
             raise UsageError(
                 f"no folder {path}, or an empty one", got="one with files in it", do="name another"
             ) from error

@@ -50,7 +50,7 @@ def conduct(
         UsageError: the round is under way and `resume` is not set, or is final already.
         UnavailableError: SuperLink is not up, or the run failed; what was recorded stays.
     """
-    ledger = home.path / "ledger.sqlite"
+    ledger = home.store
     digest = home.manifest().digest
     state = last_round(ledger)
     if state is not None and state.manifest.digest == digest:
@@ -91,7 +91,7 @@ def _require_startable(state: Round, *, resume: bool, ended: bool) -> None:
 
 def _running(control: Control, home: OperatorHome, *, resume: bool) -> int | None:
     """The run that is under way, if any; one that nobody drives any more is ended first."""
-    ledger = home.path / "ledger.sqlite"
+    ledger = home.store
     for report in control.runs():
         if not report.active:
             continue
@@ -111,7 +111,7 @@ class _Follower:
     """Reads the ledger and the run's status in turn until the run has finished."""
 
     def __init__(self, home: OperatorHome, control: Control, run: int, say: Say) -> None:
-        self._ledger = home.path / "ledger.sqlite"
+        self._ledger = home.store
         self._control = control
         self._run = run
         self._say = say

@@ -31,8 +31,9 @@ from patronage_protocol.manifest import Manifest
 from patronage_protocol.pair_files import read_pairs
 from patronage_protocol.settings import Settings, read_settings
 
-__all__ = ["Engine", "OperatorConfig", "OperatorHome", "adapter_file", "exported_folder"]
+__all__ = ["STORE", "Engine", "OperatorConfig", "OperatorHome", "adapter_file", "exported_folder"]
 
+STORE = "ledger.sqlite"
 MAX_MANIFEST = 16 * 2**20
 SECRET_BYTES = 32
 
@@ -108,13 +109,18 @@ class OperatorHome:
         secret = read_bytes(self.path / "held-out.secret", limit=SECRET_BYTES)
         return HeldOutSet(read_pairs(self.held_out).pairs, secret)
 
+    @property
+    def store(self) -> Path:
+        """The store of the ledger."""
+        return self.path / STORE
+
     def open_ledger(self, origin: str) -> Ledger:
         """The ledger's store, made if it is not there. Close it, or use it as a context manager.
 
         Raises:
             UnavailableError, UsageError, FormatError, VerificationError: it cannot be opened; says why.
         """
-        path = self.path / "ledger.sqlite"
+        path = self.store
         guard = self.path / self.config.second_place
         if path.exists():
             return Ledger.open(path, self.key, guard=guard)

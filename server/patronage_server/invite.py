@@ -74,7 +74,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
 
 def _history(home: OperatorHome, network: Network) -> tuple[Round, ...]:
     """The rounds in the ledger, of which the last must be final; none without a ledger."""
-    if not (home.path / "ledger.sqlite").exists():
+    if not home.store.exists():
         return ()
     with home.open_ledger(f"{network.config.name}/{network.config.consortium}") as ledger:
         if not ledger.size:

@@ -59,7 +59,7 @@ def operator_status(home: OperatorHome, network: Network) -> OperatorStatus:
     Raises:
         PatronageError: the folder is damaged. A SuperLink that is not up is no error.
     """
-    ledger = home.path / "ledger.sqlite"
+    ledger = home.store
     state = last_round(ledger)
     nodes, run, superlink = _superlink(network)
     standing = {} if state is None else {name: one.value for name, one in state.standing.items()}

@@ -9,6 +9,8 @@ from patronage_client.app import client_app
 from patronage_server.app import server_app
 from patronage_server.book import Listener
 from patronage_server.clock import SystemClock
+from patronage_server.follow import entries_since
+from patronage_server.home import STORE
 from patronage_simulations.consortium import Consortium
 from patronage_simulations.grid import LocalGrid
 
@@ -18,8 +20,9 @@ __all__ = ["SimulatedClock", "run_engine", "run_local"]
 class SimulatedClock(SystemClock):
     """The machine's clock, except that long waits take no time: it jumps ahead to the deadline waited for."""
 
-    def __init__(self) -> None:
-        self._ahead = 0.0
+    def __init__(self, *, not_before: int = 0) -> None:
+        """Begin now, or at `not_before` (Unix seconds) where an earlier run has jumped farther ahead."""
+        self._ahead = max(0.0, not_before - time.time())
 
     def now(self) -> int:
         """The present, Unix seconds, with what was slept added."""
@@ -53,7 +56,7 @@ def run_local(consortium: Consortium, listener: Listener) -> None:
         state=RecordDict(),
         run_config={"patronage-home": str(consortium.operator)},
     )
-    server_app(clock=SimulatedClock(), listener=listener)(LocalGrid(client_app(), contexts), operator)
+    server_app(clock=_clock(consortium), listener=listener)(LocalGrid(client_app(), contexts), operator)
 
 
 def run_engine(name: Literal["local", "ray"], consortium: Consortium, listener: Listener) -> None:
@@ -69,4 +72,9 @@ def run_engine(name: Literal["local", "ray"], consortium: Consortium, listener: 
         # Flower's simulation engine and Ray cost seconds to import; the local engine needs neither.
         from patronage_simulations.ray_engine import run_ray  # noqa: PLC0415
 
-        run_ray(consortium, SimulatedClock(), listener)
+        run_ray(consortium, _clock(consortium), listener)
+
+
+def _clock(consortium: Consortium) -> SimulatedClock:
+    entries = entries_since(consortium.operator / STORE, 0)
+    return SimulatedClock(not_before=entries[-1].time if entries else 0)

@@ -25,6 +25,11 @@ class Guard:
         self._verify = verify
         self._seen: tuple[int, int, int] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the last check found no head, and none was recorded since."""
+        return self._seen is None
+
     def check(self, size: int, root_at: Callable[[int], bytes], *, expected: bool) -> None:
         """Check that the head signed last is a prefix of the tree with `size` entries.
 

@@ -389,6 +389,9 @@ class Ledger:
         stored = self._database.one("SELECT note FROM signed_heads WHERE size = ?", (size,))
         self._ask_second_place()
         if stored is None:
+            if self._guard is not None and self._guard.is_empty:
+                # From here on a signed head without a second place is a loss, and not a start cut short.
+                self._guard.record(Checkpoint(self.origin, 0, merkle.EMPTY_ROOT).sign(self._key))
             signed = Checkpoint(self.origin, size, root).sign(self._key)
             with self._database.transaction():
                 self._database.execute("INSERT INTO signed_heads VALUES (?, ?)", (size, signed.encode()))

@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from patronage_protocol import files
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import FormatError, UnavailableError, UsageError, VerificationError
 from patronage_protocol.keys import PrivateKey
@@ -249,6 +250,34 @@ def test_a_second_place_that_went_missing_is_asked_after(tmp_path: Path) -> None
     guard.unlink()
     with pytest.raises(VerificationError, match="no file"):
         Ledger.open(path, KEY, guard=guard)
+
+
+def sign_each(ledger: Ledger, *entries: bytes) -> None:
+    """Append one entry at a time, and sign each head."""
+    for entry in entries:
+        ledger.append([entry])
+        ledger.checkpoint.verify(ledger.verifier)
+
+
+@pytest.mark.parametrize("whole", [0, 1, 2])
+def test_a_second_place_that_is_full_at_first_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    path, guard, write = tmp_path / "ledger.sqlite", tmp_path / "guard", files.write_atomic
+    room = iter(range(100))
+
+    def full_after_some(file: Path, data: bytes) -> None:
+        if next(room) >= whole:
+            raise UnavailableError("room", got="No space left on device", do="make some")
+        write(file, data)
+
+    monkeypatch.setattr(files, "write_atomic", full_after_some)
+    with Ledger.create(path, ORIGIN, KEY, guard=guard) as ledger, pytest.raises(UnavailableError):
+        sign_each(ledger, b"a", b"b")
+    monkeypatch.undo()
+    with Ledger.open(path, KEY, guard=guard) as ledger:
+        ledger.append([b"more"])
+        assert ledger.checkpoint.encode() == guard.read_bytes()
 
 
 def test_a_blob_is_stored_once_under_its_digest(ledger: Ledger) -> None:
