@@ -29,8 +29,7 @@ from patronage_protocol.entries import (
     commitments_digest,
 )
 from patronage_protocol.envelopes import sign_detached
-from patronage_protocol.evaluations import Evidence
-from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
+from patronage_protocol.evidence import Evidence, EvidenceHeader, MarginEvidence, PoolEvidence, PoolHeader
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.publish import publish
@@ -54,7 +53,6 @@ from patronage_protocol.messages import (
     commitment,
     sign_statement,
 )
-from patronage_protocol.pool_evidence import PoolEvidence, PoolHeader
 from patronage_protocol.rounds import Phase, Round, Standing, follow
 from patronage_protocol.shares import compute_shares
 from patronage_protocol.strict import base64_text

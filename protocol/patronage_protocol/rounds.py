@@ -55,7 +55,7 @@ from patronage_protocol.entries import (
 )
 from patronage_protocol.envelopes import Envelope, verify_detached
 from patronage_protocol.errors import RemoteProtocolError, VerificationError
-from patronage_protocol.evaluations import declared, read_evidence
+from patronage_protocol.evidence import declared, read_evidence
 from patronage_protocol.held_out import HeldOutOpening, check_opening
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint

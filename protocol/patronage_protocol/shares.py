@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from patronage_protocol.canonical import BigInt, Canonical, Digest, Name
-from patronage_protocol.coalition_evidence import CoalitionEvidence
 from patronage_protocol.errors import VerificationError
-from patronage_protocol.evaluations import Evidence
+from patronage_protocol.evidence import CoalitionEvidence, Evidence, PoolEvidence
 from patronage_protocol.fixed_point import to_fixed
 from patronage_protocol.manifest import GameTerms, Manifest, RewardGameTerms
-from patronage_protocol.pool_evidence import PoolEvidence
 from patronage_protocol.valuation import IntervalSpec, Semivalue, shares_from_values, value
 from patronage_protocol.valuation.engine import MethodChoice
 from patronage_protocol.valuation.intervals import bootstrap, power_of_round

@@ -20,11 +20,15 @@ from itertools import accumulate
 from pathlib import Path
 
 from patronage_protocol.canonical import Canonical
-from patronage_protocol.coalition_evidence import CoalitionEvidence
 from patronage_protocol.entries import AnyEntry, Evaluated, Opened, Shown, Valued, decode_entry
 from patronage_protocol.errors import UsageError, VerificationError
-from patronage_protocol.evaluations import Evidence, read_evidence
-from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.evidence import (
+    CoalitionEvidence,
+    Evidence,
+    MarginEvidence,
+    PoolEvidence,
+    read_evidence,
+)
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.merkle import leaf_hash, root_of_leaves
@@ -33,7 +37,6 @@ from patronage_protocol.ledger.published import PublishedLedger, read_published
 from patronage_protocol.ledger.receipts import Receipt
 from patronage_protocol.ledger.trust import TrustPolicy
 from patronage_protocol.manifest import GameTerms, Manifest
-from patronage_protocol.pool_evidence import PoolEvidence
 from patronage_protocol.rounds import Phase, Round, Standing, follow
 from patronage_protocol.shares import Shares, check_shares, compute_shares
 from patronage_protocol.valuation import value

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from patronage_protocol.adapters import Tensors
 from patronage_protocol.errors import UsageError
-from patronage_protocol.evaluations import Evidence
+from patronage_protocol.evidence import Evidence
 from patronage_protocol.rounds import Round
 from patronage_server.book import Book, Listener
 from patronage_server.clock import Clock, SystemClock

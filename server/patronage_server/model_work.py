@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from patronage_protocol.adapters import Tensors, decode
 from patronage_protocol.canonical import sha256
-from patronage_protocol.coalition_evidence import CoalitionEvidence
 from patronage_protocol.errors import LocalProtocolError, UsageError
-from patronage_protocol.evaluations import Evidence
-from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
+from patronage_protocol.evidence import (
+    CoalitionEvidence,
+    Evidence,
+    EvidenceHeader,
+    MarginEvidence,
+    PoolEvidence,
+    PoolHeader,
+)
 from patronage_protocol.files import read_bytes, write_atomic
 from patronage_protocol.held_out import HeldOutSet
 from patronage_protocol.manifest import Manifest, RewardGameTerms
@@ -28,7 +33,6 @@ from patronage_protocol.policy import (
     tokenize_pairs,
     torch_threads,
 )
-from patronage_protocol.pool_evidence import PoolEvidence, PoolHeader
 from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.rounds import Round
 from patronage_protocol.valuation import all_coalitions

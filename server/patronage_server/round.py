@@ -27,7 +27,7 @@ from patronage_protocol.entries import (
 )
 from patronage_protocol.envelopes import Envelope
 from patronage_protocol.errors import RemoteProtocolError, UnavailableError
-from patronage_protocol.evaluations import Evidence, read_evidence
+from patronage_protocol.evidence import Evidence, read_evidence
 from patronage_protocol.files import read_bytes, write_atomic
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.messages import (

@@ -14,7 +14,7 @@ from patronage_server.home import STORE
 from patronage_simulations.consortium import Consortium
 from patronage_simulations.grid import LocalGrid
 
-__all__ = ["SimulatedClock", "run_engine", "run_local"]
+__all__ = ["SimulatedClock", "clock_after", "run_engine", "run_local"]
 
 
 class SimulatedClock(SystemClock):
@@ -56,7 +56,7 @@ def run_local(consortium: Consortium, listener: Listener) -> None:
         state=RecordDict(),
         run_config={"patronage-home": str(consortium.operator)},
     )
-    server_app(clock=_clock(consortium), listener=listener)(LocalGrid(client_app(), contexts), operator)
+    server_app(clock=clock_after(consortium), listener=listener)(LocalGrid(client_app(), contexts), operator)
 
 
 def run_engine(name: Literal["local", "ray"], consortium: Consortium, listener: Listener) -> None:
@@ -72,9 +72,10 @@ def run_engine(name: Literal["local", "ray"], consortium: Consortium, listener: 
         # Flower's simulation engine and Ray cost seconds to import; the local engine needs neither.
         from patronage_simulations.ray_engine import run_ray  # noqa: PLC0415
 
-        run_ray(consortium, _clock(consortium), listener)
+        run_ray(consortium, clock_after(consortium), listener)
 
 
-def _clock(consortium: Consortium) -> SimulatedClock:
+def clock_after(consortium: Consortium) -> SimulatedClock:
+    """A clock that does not go back before the last entry of the consortium's ledger."""
     entries = entries_since(consortium.operator / STORE, 0)
     return SimulatedClock(not_before=entries[-1].time if entries else 0)

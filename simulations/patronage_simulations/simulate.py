@@ -7,7 +7,7 @@ from patronage_protocol.policy import shared_base_model
 from patronage_protocol.rounds import Round
 from patronage_server.report import read_report, save
 from patronage_simulations.consortium import Plan, found, open_next
-from patronage_simulations.engines import SimulatedClock, run_engine
+from patronage_simulations.engines import SimulatedClock, clock_after, run_engine
 from patronage_simulations.progress import Progress
 
 __all__ = ["simulate"]
@@ -32,7 +32,7 @@ def simulate(
     consortium = found(folder, plan, base, now=SimulatedClock().now())
     run_engine(engine, consortium, progress)
     for _ in range(rounds - 1):
-        consortium = open_next(consortium, plan, base, now=SimulatedClock().now())
+        consortium = open_next(consortium, plan, base, now=clock_after(consortium).now())
         run_engine(engine, consortium, progress)
     states = []
     for number in range(1, rounds + 1):

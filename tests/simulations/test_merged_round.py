@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from patronage_protocol.adapters import decode
-from patronage_protocol.coalition_evidence import CoalitionEvidence
-from patronage_protocol.evaluations import read_evidence
+from patronage_protocol.evidence import CoalitionEvidence, read_evidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.manifest import GameTerms
 from patronage_protocol.pair_files import read_pairs

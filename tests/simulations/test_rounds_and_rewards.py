@@ -9,7 +9,7 @@ import pytest
 from patronage_protocol.adapters import decode
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import PatronageError, RemoteProtocolError
-from patronage_protocol.evaluations import read_evidence
+from patronage_protocol.evidence import read_evidence
 from patronage_protocol.files import read_bytes
 from patronage_protocol.policy import candidate_logprobs, load_base_model, started
 from patronage_protocol.rounds import Phase, Round

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from patronage_protocol.coalition_evidence import CoalitionEvidence
-from patronage_protocol.evaluations import Evidence
-from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.evidence import CoalitionEvidence, Evidence, MarginEvidence, PoolEvidence
 from patronage_protocol.manifest import GameTerms, Manifest
-from patronage_protocol.pool_evidence import PoolEvidence
 from patronage_protocol.valuation import IntervalSpec, Saturation, value
 from patronage_protocol.valuation.composition import check_composition
 from patronage_protocol.valuation.margins import check_margins

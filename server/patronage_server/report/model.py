@@ -17,8 +17,7 @@ from patronage_protocol.entries import (
     Valued,
 )
 from patronage_protocol.errors import UsageError
-from patronage_protocol.evaluations import Evidence, read_evidence
-from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.evidence import Evidence, MarginEvidence, read_evidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint

@@ -2,10 +2,10 @@
 
 from typing import TypeAlias
 
-from patronage_protocol.coalition_evidence import CoalitionEvidence
-from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.evidence.coalitions import CoalitionEvidence
+from patronage_protocol.evidence.margins import MarginEvidence
+from patronage_protocol.evidence.pools import PoolEvidence
 from patronage_protocol.manifest import GameTerms, Manifest
-from patronage_protocol.pool_evidence import PoolEvidence
 
 __all__ = ["Evidence", "declared", "read_evidence"]
 

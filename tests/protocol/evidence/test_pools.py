@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from patronage_protocol.errors import FormatError, UsageError, VerificationError
+from patronage_protocol.evidence import PoolEvidence, PoolHeader
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.manifest import Manifest, ObjectiveTerms, PoolTerms, RewardGameTerms
 from patronage_protocol.payout import settle
-from patronage_protocol.pool_evidence import PoolEvidence, PoolHeader
 from patronage_protocol.shares import Shares, check_shares, compute_shares
 from patronage_protocol.valuation.pools import CandidatePools
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from patronage_protocol.canonical import Canonical, Digest, Name, sha256
 from patronage_protocol.errors import FormatError
+from patronage_protocol.evidence.framing import join, numbers, split
 from patronage_protocol.fixed_point import int32_matrix
 from patronage_protocol.valuation import Margins
 
@@ -80,7 +81,7 @@ class MarginEvidence:
 
     def encode(self) -> bytes:
         """The bytes of the file."""
-        return self.header.encode() + b"\n" + self.values.astype("<i4").tobytes()
+        return join(self.header, self.values)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -89,15 +90,9 @@ class MarginEvidence:
         Raises:
             FormatError: it is not exactly what `encode` writes.
         """
-        head, newline, body = data.partition(b"\n")
+        head, body = split(data)
         header = EvidenceHeader.decode(head)
-        size = 4 * len(header.players) * len(header.clusters)
-        if not newline or len(body) != size:
-            raise FormatError(
-                f"{size} bytes of int32 margins after the header", got=f"{len(body)} bytes", do="refuse it"
-            )
-        values = np.frombuffer(body, dtype="<i4").astype(np.int32)
-        evidence = cls(header, values.reshape(len(header.players), len(header.clusters)))
+        evidence = cls(header, numbers(body, (len(header.players), len(header.clusters))))
         check_shape(evidence)
         return evidence
 

@@ -11,7 +11,6 @@ All are in units of 2**-scale_bits. The texts are not in the file: `candidates` 
 them, which the operator keeps and can show.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -21,12 +20,11 @@ from pydantic import Field
 
 from patronage_protocol.canonical import Canonical, Digest, Name, sha256
 from patronage_protocol.errors import FormatError
+from patronage_protocol.evidence.framing import join, numbers, split
 from patronage_protocol.fixed_point import int32_matrix
 from patronage_protocol.valuation.pools import CandidatePools
 
 __all__ = ["PoolEvidence", "PoolHeader"]
-
-MOST_NUMBERS = 2**28
 
 
 class PoolHeader(Canonical):
@@ -110,7 +108,7 @@ class PoolEvidence:
 
     def encode(self) -> bytes:
         """The bytes of the file."""
-        return self.header.encode() + b"\n" + self.values.astype("<i4").tobytes()
+        return join(self.header, self.values)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -119,14 +117,9 @@ class PoolEvidence:
         Raises:
             FormatError: it is not exactly what `encode` writes.
         """
-        head, newline, body = data.partition(b"\n")
+        head, body = split(data)
         header = PoolHeader.decode(head)
-        shape = (header.rows, header.prompts, header.size)
-        if not newline or math.prod(shape) > MOST_NUMBERS or len(body) != 4 * math.prod(shape):
-            raise FormatError(
-                f"{math.prod(shape)} int32 numbers after the header", got=f"{len(body)} bytes", do="refuse it"
-            )
-        evidence = cls(header, np.frombuffer(body, dtype="<i4").astype(np.int32).reshape(shape))
+        evidence = cls(header, numbers(body, (header.rows, header.prompts, header.size)))
         _check(evidence)
         return evidence
 

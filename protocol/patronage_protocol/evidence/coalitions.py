@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patronage_protocol.errors import FormatError, UsageError
-from patronage_protocol.evidence import EvidenceHeader, MarginEvidence, check_shape
+from patronage_protocol.evidence.framing import join, numbers, split
+from patronage_protocol.evidence.margins import EvidenceHeader, MarginEvidence, check_shape
 from patronage_protocol.fixed_point import int32_matrix
 from patronage_protocol.manifest import MOST_PLAYERS_MERGED
 
@@ -54,7 +55,7 @@ class CoalitionEvidence(MarginEvidence):
 
     def encode(self) -> bytes:
         """The bytes of the file."""
-        return self.header.encode() + b"\n" + self.coalitions[1:].astype("<i4").tobytes()
+        return join(self.header, self.coalitions[1:])
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -63,7 +64,7 @@ class CoalitionEvidence(MarginEvidence):
         Raises:
             FormatError: it is not exactly what `encode` writes.
         """
-        head, newline, body = data.partition(b"\n")
+        head, body = split(data)
         header = EvidenceHeader.decode(head)
         if len(header.players) > MOST_PLAYERS_MERGED:
             raise FormatError(
@@ -71,13 +72,8 @@ class CoalitionEvidence(MarginEvidence):
                 got=f"{len(header.players)}",
                 do="refuse it",
             )
-        pairs = len(header.clusters)
-        size = 4 * ((1 << len(header.players)) - 1) * pairs
-        if not newline or len(body) != size:
-            raise FormatError(
-                f"{size} bytes of int32 margins after the header", got=f"{len(body)} bytes", do="refuse it"
-            )
-        return cls._of(header, np.frombuffer(body, dtype="<i4").astype(np.int32).reshape(-1, pairs))
+        shape = ((1 << len(header.players)) - 1, len(header.clusters))
+        return cls._of(header, numbers(body, shape))
 
     @classmethod
     def _of(cls, header: EvidenceHeader, matrix: NDArray[np.int32]) -> Self:

@@ -6,10 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from patronage_protocol.coalition_evidence import CoalitionEvidence
 from patronage_protocol.errors import FormatError, UsageError
-from patronage_protocol.evaluations import read_evidence
-from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
+from patronage_protocol.evidence import CoalitionEvidence, EvidenceHeader, MarginEvidence, read_evidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.manifest import GameTerms, Manifest
 from patronage_protocol.shares import compute_shares
