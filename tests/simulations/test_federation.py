@@ -44,6 +44,7 @@ TERMS = """
 min_players = 2
 [seconds]
 accept = {accept}
+witness = {witness}
 commit = {commit}
 reveal = {reveal}
 [lora]
@@ -163,10 +164,15 @@ def pairs(taste: str, count: int, seed: int) -> list[PreferencePair]:
 @pytest.fixture
 def federation(tmp_path: Path) -> Callable[..., Federation]:
     def found(
-        *names: str, accept: int = 900, commit: int = 900, reveal: int = 900, **options: object
+        *names: str,
+        accept: int = 900,
+        commit: int = 900,
+        witness: int = 600,
+        reveal: int = 900,
+        **options: object,
     ) -> Federation:
         terms = tmp_path / "terms.toml"
-        terms.write_text(TERMS.format(accept=accept, commit=commit, reveal=reveal))
+        terms.write_text(TERMS.format(accept=accept, commit=commit, witness=witness, reveal=reveal))
         return Federation(
             tmp_path / "run",
             owners={name: pairs(name, 24, seed) for seed, name in enumerate(names or THREE)},
@@ -233,7 +239,7 @@ def test_a_killed_operator_goes_on_where_it_stood(
 
 def test_bad_owners_cost_themselves_alone(federation: Callable[..., Federation]) -> None:
     """One never reveals, one sends an adapter it did not commit to, one speaks under another's number."""
-    with federation(*TASTES, accept=300, commit=90, reveal=60) as running:
+    with federation(*TASTES, accept=300, commit=90, witness=90, reveal=60) as running:
         running.invite()
         running.join("ann")
         running.wait_for("connected", name="ann")
