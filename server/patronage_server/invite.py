@@ -4,11 +4,9 @@ import secrets
 
 from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import UsageError
-from patronage_protocol.files import read_bytes, write_atomic
-from patronage_protocol.held_out import HeldOutSet
+from patronage_protocol.files import write_atomic
 from patronage_protocol.joining import Invitation, write_envelope
 from patronage_protocol.manifest import Manifest, Party
-from patronage_protocol.pair_files import read_pairs
 from patronage_protocol.policy import shared_base_model
 from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.settings import read_settings
@@ -47,17 +45,16 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
         device=home.config.device,
         cache=home.cache,
     )
-    secret = read_bytes(home.path / "held-out.secret", limit=SECRET_BYTES)
-    pairs = read_pairs(home.held_out).pairs
+    held_out = home.held_out_set()
     manifest = draw_up(
-        with_scorers(terms, pairs, device=str(base.device)),
+        with_scorers(terms, held_out.pairs, device=str(base.device)),
         consortium=network.config.consortium,
         number=history[-1].manifest.round + 1 if history else 1,
         seed=sha256(secrets.token_bytes(SECRET_BYTES)),
         operator=Party(name=network.config.name, key=home.key.public.text),
         owners=owners,
         base=base,
-        held_out=HeldOutSet(pairs, secret).commitment,
+        held_out=held_out.commitment,
         now=now,
         history=history,
     )

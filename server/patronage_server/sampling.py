@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from patronage_protocol.errors import UnavailableError, UsageError
-from patronage_protocol.policy import BaseModel
+from patronage_protocol.policy import BaseModel, end_tokens
 from patronage_protocol.valuation.streams import Stream
 
 __all__ = ["Order", "sample"]
@@ -100,18 +100,18 @@ def _batch(base: BaseModel, orders: Sequence[Order], length: int, seed: int) -> 
     uniforms = torch.tensor(
         [_uniforms(order, seed, length) for order in orders], dtype=torch.float64, device=device
     )
-    ends = _ends(base)
+    ends = end_tokens(base)
     drawn: list[Tensor] = []
     done = torch.zeros(len(orders), dtype=torch.bool, device=device)
     for step, tokens in enumerate(
         _next_tokens(base.model, torch.tensor(padded, device=device), mask, uniforms)
     ):
         drawn.append(tokens)
-        done |= torch.isin(tokens, torch.tensor(ends, device=device))
+        done |= torch.isin(tokens, torch.tensor(sorted(ends), device=device))
         if step + 1 == length or bool(done.all()):
             break
     table = torch.stack(drawn, dim=1).tolist()
-    return [_ended(row, frozenset(ends)) for row in table]
+    return [_ended(row, ends) for row in table]
 
 
 def _next_tokens(model: PreTrainedModel, ids: Tensor, mask: Tensor, uniforms: Tensor) -> Iterator[Tensor]:
@@ -152,13 +152,6 @@ def _uniforms(order: Order, seed: int, length: int) -> list[float]:
     text = f"patronage answer v1\n{seed}\n{order.number}\n{' '.join(map(str, order.prompt))}\n"
     key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
     return [float(number) for number in Stream(key).uniforms(length)]
-
-
-def _ends(base: BaseModel) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, and those that the model was published with."""
-    published = getattr(base.model.generation_config, "eos_token_id", None)
-    listed = published if isinstance(published, list) else [published]
-    return sorted({int(token) for token in (*listed, base.tokenizer.eos_token_id) if token is not None})
 
 
 def _ended(row: list[int], ends: frozenset[int]) -> Tokens:

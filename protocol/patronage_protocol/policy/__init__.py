@@ -19,6 +19,7 @@ from patronage_protocol.policy.starting import started
 from patronage_protocol.policy.threads import torch_threads
 from patronage_protocol.policy.tokenising import (
     TokenizedPair,
+    end_tokens,
     length_check,
     prompt_tokens,
     tokenize_pairs,
@@ -32,6 +33,7 @@ __all__ = [
     "candidate_logprobs",
     "check_same_base",
     "completion_logprobs",
+    "end_tokens",
     "length_check",
     "load_base_model",
     "lora_groups",

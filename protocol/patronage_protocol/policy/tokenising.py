@@ -17,7 +17,7 @@ from patronage_protocol.errors import DataError
 from patronage_protocol.policy.base import BaseModel
 from patronage_protocol.preferences import ChatMessage, PreferencePair
 
-__all__ = ["TokenizedPair", "length_check", "prompt_tokens", "tokenize_pairs"]
+__all__ = ["TokenizedPair", "end_tokens", "length_check", "prompt_tokens", "tokenize_pairs"]
 
 _Part: TypeAlias = str | tuple[ChatMessage, ...]
 
@@ -70,6 +70,13 @@ def prompt_tokens(base: BaseModel, prompt: _Part) -> tuple[int, ...]:
         DataError: messages, and the model has no chat template.
     """
     return tuple(_ids(base.tokenizer, prompt, (), generate=True))
+
+
+def end_tokens(base: BaseModel) -> frozenset[int]:
+    """The tokens that end a text: the tokenizer's, and those that the model was published with."""
+    published = getattr(base.model.generation_config, "eos_token_id", None)
+    listed = published if isinstance(published, list) else [published]
+    return frozenset(int(token) for token in (*listed, base.tokenizer.eos_token_id) if token is not None)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, pair: PreferencePair) -> TokenizedPair:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from patronage_protocol.errors import UsageError
-from patronage_protocol.policy import BaseModel
+from patronage_protocol.policy import BaseModel, end_tokens
 from patronage_server.composition.stack import Stack, stacked
 
 __all__ = ["Decoding", "Generation", "Mixture", "generate", "mixed_logprobs"]
@@ -115,7 +115,7 @@ def generate(
     """
     _check_length(base, len(prompt), decoding)
     samples = [_Sample(decoding.seed, number) for number in range(decoding.samples)]
-    ends = _end_tokens(base)
+    ends = end_tokens(base)
     with torch.inference_mode(), stacked(base.model, mixture.stack) as slot:
         slot.use(np.repeat(mixture.rows, decoding.samples, axis=0))
         models = _Models(base.model, mixture, prompt, decoding)
@@ -200,14 +200,6 @@ class _Sample:
         uniform = float(self._draws.random_raw() >> 11) * 2.0**-53
         steps = np.cumsum(np.exp(scaled - scaled.max()))
         return int(np.searchsorted(steps, uniform * steps[-1], side="right"))
-
-
-def _end_tokens(base: BaseModel) -> frozenset[int]:
-    """What ends a text: by the tokenizer, and by the model's own settings for generation."""
-    settings: Any = base.model.generation_config
-    named = getattr(settings, "eos_token_id", None)
-    ends = {*(named if isinstance(named, list) else [named]), base.tokenizer.eos_token_id}
-    return frozenset(int(end) for end in ends if end is not None)
 
 
 def _check_length(base: BaseModel, prompt: int, decoding: Decoding) -> None:
