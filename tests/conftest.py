@@ -1,6 +1,7 @@
 """What many tests start from: keys, terms, a manifest."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -41,6 +42,26 @@ def key_of(name: str) -> PrivateKey:
 @pytest.fixture(name="key_of")
 def key_of_fixture() -> Callable[[str], PrivateKey]:
     return key_of
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: small tensors are slower on more, and sums come out in another order."""
+    import torch  # here, since most of the protocol's tests do without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def cosigned_head(state: Round, keys: Callable[[str], PrivateKey], *owners: str) -> SignedCheckpoint:

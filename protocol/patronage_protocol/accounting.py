@@ -276,9 +276,4 @@ def _day(unix: int, *, later: int = 0) -> str:
 
 
 def _moment(unix: int) -> datetime:
-    try:
-        return datetime.fromtimestamp(unix, UTC)
-    except (OverflowError, ValueError, OSError) as error:
-        raise UsageError(
-            "an entry with a time before the year 10000", got=f"{unix} s", do="book this ledger by hand"
-        ) from error
+    return datetime.fromtimestamp(unix, UTC)

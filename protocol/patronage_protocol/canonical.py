@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     StringConstraints,
     ValidationError,
@@ -22,7 +23,7 @@ from pydantic import (
 
 from patronage_protocol.errors import FormatError
 
-__all__ = ["BigInt", "Canonical", "Digest", "Name", "canonical_bytes", "sha256", "strict_json"]
+__all__ = ["BigInt", "Canonical", "Digest", "Name", "UnixTime", "canonical_bytes", "sha256", "strict_json"]
 
 _DECIMAL = re.compile(r"(?:0|-?[1-9][0-9]*)\Z", re.ASCII)
 
@@ -136,3 +137,6 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\z")]
 """The name of an owner, an operator or a consortium: safe in a file name, a note and a URL."""
+
+UnixTime = Annotated[int, Field(ge=0, lt=253_370_764_800)]
+"""Seconds since 1970, before the year 9999: a moment that calendars can write, and days after it, too."""

@@ -15,6 +15,7 @@ from patronage_protocol.canonical import (
     Canonical,
     Digest,
     Name,
+    UnixTime,
     canonical_bytes,
     first_problem,
     sha256,
@@ -54,7 +55,7 @@ __all__ = [
 class Entry(Canonical):
     """`time` is the operator's clock, Unix seconds; it never runs backwards within a round."""
 
-    time: Annotated[int, Field(ge=0)]
+    time: UnixTime
 
 
 class OwnerStatement(Entry):

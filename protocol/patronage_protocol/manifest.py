@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from patronage_protocol.canonical import BigInt, Canonical, Digest, Name
+from patronage_protocol.canonical import BigInt, Canonical, Digest, Name, UnixTime
 from patronage_protocol.currencies import minor_unit_problem
 
 __all__ = [
@@ -292,11 +292,11 @@ class PayoutTerms(Canonical):
 
 
 class Deadlines(Canonical):
-    """The last moment of each phase, Unix seconds."""
+    """The last moment of each phase."""
 
-    accept: int
-    commit: int
-    reveal: int
+    accept: UnixTime
+    commit: UnixTime
+    reveal: UnixTime
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

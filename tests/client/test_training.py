@@ -2,10 +2,8 @@ import copy
 import math
 import os
 import random
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +32,8 @@ from patronage_protocol.policy import (
 from patronage_protocol.policy.base import weights_digest
 from patronage_protocol.preferences import PreferencePair, training_order
 
+pytestmark = pytest.mark.usefixtures("one_thread", "no_network")
+
 DPO = DpoTerms(
     beta=0.1,
     learning_rate=3e-3,
@@ -46,23 +46,6 @@ DPO = DpoTerms(
     max_length=128,
     seed=3,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("training used the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.fixture(scope="module")

@@ -231,13 +231,6 @@ def test_only_final_rounds_are_in_the_books_with_their_entries_counted_from_the_
         books_of(one, 2)
 
 
-def test_a_time_that_no_calendar_has_is_one_clear_line(manifest_of: Manifests) -> None:
-    book = book_of(manifest_of("ann", "bob"), ("ann", 5, "share"), time=2**52)
-    for layout in FORMATS:
-        with pytest.raises(UsageError, match="before the year 10000"):
-            write_books(verdict_of(), [book], layout)
-
-
 def test_the_texts_say_whose_key_was_believed(books: tuple[RoundBook, ...]) -> None:
     for layout in ("hledger", "beancount"):
         for pinned, whose in ((True, "given by the reader"), (False, "named by the ledger itself")):

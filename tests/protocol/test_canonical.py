@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patronage_protocol.canonical import BigInt, Canonical, Name, canonical_bytes, strict_json
+from patronage_protocol.canonical import BigInt, Canonical, Name, UnixTime, canonical_bytes, strict_json
 from patronage_protocol.errors import FormatError
 
 
@@ -12,6 +12,10 @@ class Sample(Canonical):
     name: Name
     amount: BigInt
     rate: float = 1.0
+
+
+class Moment(Canonical):
+    time: UnixTime
 
 
 SAMPLE = b'{"amount":"12345678901234567890","name":"ann","rate":0.5}'
@@ -85,3 +89,10 @@ def test_an_error_says_what_was_expected_what_came_and_what_to_do() -> None:
     line = str(caught.value)
     assert line.startswith("expected a valid Sample, got name: ")
     assert line.endswith("; refuse it")
+
+
+def test_a_moment_that_no_calendar_has_is_refused() -> None:
+    assert Moment.decode(b'{"time":253370764799}').time == 253_370_764_799  # the last second of 9998
+    for text in (b'{"time":-1}', b'{"time":253370764800}'):
+        with pytest.raises(FormatError, match="time"):
+            Moment.decode(text)

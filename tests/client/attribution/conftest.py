@@ -1,7 +1,7 @@
 """A tiny problem: a handful of pairs, a random Llama, few steps."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,8 @@ DPO = DpoTerms(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def quick(one_thread: None) -> None:
+    """Every test here is small."""
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from patronage_protocol.errors import DataError, UsageError
 from patronage_protocol.policy import BaseModel, load_base_model
@@ -19,15 +17,9 @@ from patronage_simulations.plans import Computing, plan_of_scenario
 from patronage_simulations.preferences import owner_pairs, plain
 from patronage_simulations.scenarios import load_scenario
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RULES = ("weights:sum", "policy-tokens:sum")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
