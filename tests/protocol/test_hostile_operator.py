@@ -51,7 +51,7 @@ class Forger:
         ]
         note = head.sign(self.keys("operator")).note.with_signatures(*lines)
         forged = PublishedLedger(tuple(entries), SignedCheckpoint(head, note), dict(blobs))  # type: ignore[arg-type]
-        self.monkeypatch.setattr(verify, "read_published", lambda _: forged)
+        self.monkeypatch.setattr("patronage_protocol.verify.ledger.read_published", lambda _: forged)
         return verify.verify_ledger(Path("forged"))
 
     def with_blob(self, kind: str, field: str, change: Callable[[bytes], bytes]) -> verify.Verdict:
