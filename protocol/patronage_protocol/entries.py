@@ -37,6 +37,8 @@ __all__ = [
     "Finished",
     "Forfeited",
     "Judged",
+    "KeyRevoked",
+    "KeyRotated",
     "Match",
     "Opened",
     "OwnerStatement",
@@ -204,6 +206,22 @@ class Finished(Entry):
     adapter: Digest | None
 
 
+class KeyRotated(Entry):
+    """An owner, or the operator, has a new key; the statement is signed by the old key and the new one."""
+
+    kind: Literal["rotate"] = "rotate"
+    party: Name
+    statement: Envelope
+
+
+class KeyRevoked(Entry):
+    """The key of an owner, or of the operator, counts no more; the statement is signed by it."""
+
+    kind: Literal["revoke"] = "revoke"
+    party: Name
+    statement: Envelope
+
+
 AnyEntry: TypeAlias = (
     Opened
     | Accepted
@@ -222,6 +240,8 @@ AnyEntry: TypeAlias = (
     | Questioned
     | Shown
     | Finished
+    | KeyRotated
+    | KeyRevoked
 )
 
 _ANY: TypeAdapter[AnyEntry] = TypeAdapter(Annotated[AnyEntry, Field(discriminator="kind")])

@@ -11,7 +11,7 @@ restarted operator folds `advance` over the stored entries, and a verifier folds
     VALUING    value
     PAYING     pay refund                        exactly the settlement of the manifest's policy, in its order
     SETTLED    ask show final                    owners may ask for held-out pairs, which are then opened
-    FINAL      witness                           the head at final, recorded when the next round opens
+    FINAL      witness rotate revoke             the head at final, for the next round; then changes of keys
 
 What an owner may still do follows from its standing:
 
@@ -43,7 +43,10 @@ from patronage_protocol.entries import (
     Finished,
     Forfeited,
     Judged,
+    KeyRevoked,
+    KeyRotated,
     Opened,
+    OwnerStatement,
     Paid,
     Questioned,
     Refunded,
@@ -53,10 +56,11 @@ from patronage_protocol.entries import (
     Witnessed,
     commitments_digest,
 )
-from patronage_protocol.envelopes import Envelope, verify_detached
+from patronage_protocol.envelopes import verify_detached
 from patronage_protocol.errors import RemoteProtocolError, VerificationError
 from patronage_protocol.evidence import declared, read_evidence
 from patronage_protocol.held_out import HeldOutOpening, check_opening
+from patronage_protocol.key_ring import KeyRing
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.ledger.merkle import Frontier, leaf_hash
@@ -116,7 +120,7 @@ ALLOWED: Mapping[Phase, tuple[type[Entry], ...]] = MappingProxyType(
         Phase.VALUING: (Valued,),
         Phase.PAYING: (Paid, Refunded),
         Phase.SETTLED: (Questioned, Shown, Finished),
-        Phase.FINAL: (Witnessed,),
+        Phase.FINAL: (Witnessed, KeyRotated, KeyRevoked),
     }
 )
 
@@ -157,6 +161,7 @@ class Round:
         phase: where the round stands.
         standing: each owner's standing, by name.
         tree: the Merkle tree over all entries of the ledger so far.
+        keys: whose keys count, as all entries of the ledger so far have it.
         commitments: owner to commitment, in ledger order.
         closed: time of the entry `close`, once there is one.
         witnessed: the heads that a quorum cosigned: at close, then at final.
@@ -178,6 +183,7 @@ class Round:
     phase: Phase
     standing: Mapping[str, Standing]
     tree: Frontier = field(default_factory=Frontier, compare=False)
+    keys: KeyRing = field(default_factory=KeyRing)
     commitments: Mapping[str, str] = field(default_factory=dict)
     closed: int | None = None
     witnessed: tuple[SignedCheckpoint, ...] = ()
@@ -243,13 +249,13 @@ class Round:
             yield Refunded(time=time, amount=self.settlement.refund, reason=self.settlement.refund_reason)
 
 
-def open_round(entry: AnyEntry, blobs: Blobs, tree: Frontier | None = None) -> Round:
+def open_round(entry: AnyEntry, blobs: Blobs, before: Round | None = None) -> Round:
     """The state after the first entry, which must open a round with a manifest that its operator signed.
 
-    `tree` is over the entries before it, of earlier rounds; it is left as it is.
+    `before` is where the round before it stands, if there was one.
 
     Raises:
-        RemoteProtocolError: it is another entry.
+        RemoteProtocolError: it is another entry, or a party has a key that is not its own.
         FormatError: the manifest does not parse.
         VerificationError: the signature is not the operator's.
     """
@@ -259,12 +265,14 @@ def open_round(entry: AnyEntry, blobs: Blobs, tree: Frontier | None = None) -> R
     manifest = Manifest.decode(data)
     key = PublicKey.from_base64(manifest.operator.key)
     verify_detached(MANIFEST_TYPE, data, base64_bytes(entry.signature, what="the signature"), key)
+    tree, keys = (before.tree, before.keys) if before else (Frontier(), KeyRing())
     return Round(
         manifest=manifest,
         time=entry.time,
         phase=Phase.OPEN,
         standing={owner.name: Standing.INVITED for owner in manifest.owners},
-        tree=_grown(tree or Frontier(), entry),
+        tree=_grown(tree, entry),
+        keys=keys.admit(manifest, tree.size),
     )
 
 
@@ -293,9 +301,9 @@ def follow(history: tuple[Round, ...], entry: AnyEntry, blobs: Blobs) -> tuple[R
         RemoteProtocolError, FormatError, VerificationError: as `open_round` and `advance`.
     """
     last = history[-1] if history else None
-    if last is not None and (last.phase is not Phase.FINAL or isinstance(entry, Witnessed)):
+    if last is not None and (last.phase is not Phase.FINAL or isinstance(entry, ALLOWED[Phase.FINAL])):
         return (*history[:-1], advance(last, entry, blobs))
-    opened = open_round(entry, blobs, last.tree if last else None)
+    opened = open_round(entry, blobs, last)
     if last is not None:
         if last.awaits_witnesses:
             _refuse("the cosigned head of the round before first", entry.kind, "open §witnessed")
@@ -338,18 +346,18 @@ def _check_start(history: tuple[Round, ...], manifest: Manifest) -> None:
 
 def _accept(state: Round, entry: Accepted, _blobs: Blobs) -> Round:
     _in_time(entry, state.manifest.deadlines.accept)
-    _read(state, entry.owner, entry.statement, Acceptance)
+    _read(state, entry, Acceptance)
     return _move(state, entry, entry.owner)
 
 
 def _decline(state: Round, entry: Declined, _blobs: Blobs) -> Round:
-    _read(state, entry.owner, entry.statement, Refusal)
+    _read(state, entry, Refusal)
     return _move(state, entry, entry.owner)
 
 
 def _commit(state: Round, entry: Committed, _blobs: Blobs) -> Round:
     _in_time(entry, state.manifest.deadlines.commit)
-    statement = _read(state, entry.owner, entry.statement, Commitment)
+    statement = _read(state, entry, Commitment)
     state = _move(state, entry, entry.owner)
     return replace(state, commitments={**state.commitments, entry.owner: statement.commitment})
 
@@ -399,7 +407,7 @@ def _witness(state: Round, entry: Witnessed, _blobs: Blobs) -> Round:
 def _reveal(state: Round, entry: Revealed, _blobs: Blobs) -> Round:
     manifest = state.manifest
     _in_time(entry, manifest.deadlines.reveal)
-    reveal = _read(state, entry.owner, entry.statement, Reveal)
+    reveal = _read(state, entry, Reveal)
     state = _move(state, entry, entry.owner)
     opened = commitment(
         consortium=manifest.consortium,
@@ -480,7 +488,7 @@ def _pay(state: Round, entry: Paid | Refunded, _blobs: Blobs) -> Round:
 def _ask(state: Round, entry: Questioned, _blobs: Blobs) -> Round:
     terms = state.manifest.dispute
     _in_time(entry, state.ask_by)
-    pairs = _read(state, entry.owner, entry.statement, Question).pairs
+    pairs = _read(state, entry, Question).pairs
     if entry.owner in state.questions:
         _refuse("an owner that has not asked yet", entry.owner, "ask §standing")
     if len(pairs) > terms.pairs or list(pairs) != sorted(set(pairs)):
@@ -511,6 +519,12 @@ def _finish(state: Round, entry: Finished, _blobs: Blobs) -> Round:
     return replace(state, adapter=entry.adapter, phase=Phase.FINAL)
 
 
+def _change_key(state: Round, entry: KeyRotated | KeyRevoked, _blobs: Blobs) -> Round:
+    if state.awaits_witnesses:
+        _refuse("the cosigned head of the round first", entry.kind, f"{entry.kind} §witnessed")
+    return replace(state, keys=state.keys.after(entry, state.tree.size))
+
+
 _HANDLERS: Mapping[type[Entry], Callable[[Round, Any, Blobs], Round]] = MappingProxyType(
     {
         Accepted: _accept,
@@ -529,6 +543,8 @@ _HANDLERS: Mapping[type[Entry], Callable[[Round, Any, Blobs], Round]] = MappingP
         Questioned: _ask,
         Shown: _show,
         Finished: _finish,
+        KeyRotated: _change_key,
+        KeyRevoked: _change_key,
     }
 )
 
@@ -577,10 +593,12 @@ def _move(state: Round, entry: AnyEntry, owner: str) -> Round:
     return replace(state, standing={**state.standing, owner: move})
 
 
-def _read(state: Round, owner: str, statement: Envelope, kind: type[S]) -> S:
-    party = _known(state, owner)
+def _read(state: Round, entry: OwnerStatement, kind: type[S]) -> S:
+    party = _known(state, entry.owner)
     key = PublicKey.from_base64(party.key)
-    return read_statement(statement, kind, manifest=state.manifest, author=owner, key=key)
+    if state.keys.retired(entry.statement.signatures[0].keyid):
+        _refuse(f"the key {key.text} of {entry.owner}", "one that was given up", f"{_kind(type(entry))} §key")
+    return read_statement(entry.statement, kind, manifest=state.manifest, author=entry.owner, key=key)
 
 
 def _known(state: Round, owner: str) -> Party:

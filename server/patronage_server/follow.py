@@ -14,6 +14,8 @@ from patronage_protocol.entries import (
     Finished,
     Forfeited,
     Judged,
+    KeyRevoked,
+    KeyRotated,
     Opened,
     OwnerStatement,
     Paid,
@@ -47,6 +49,8 @@ WORDS: dict[type[AnyEntry], str] = {
     Questioned: "said which held-out pairs it wants opened",
     Shown: "a held-out pair opened",
     Finished: "round final",
+    KeyRotated: "has a new key",
+    KeyRevoked: "revoked its key",
 }
 ABORTED = {"players": "aborted: too few adapters", "witnesses": "aborted: too few witnesses cosigned"}
 
@@ -128,8 +132,9 @@ def is_driven(ledger: Path) -> bool:
 
 def line_of(entry: AnyEntry) -> str:
     """What an entry says, for a person."""
-    if isinstance(entry, OwnerStatement):
-        return f"{entry.owner} {WORDS[type(entry)]}"
+    if isinstance(entry, OwnerStatement | KeyRotated | KeyRevoked):
+        who = entry.owner if isinstance(entry, OwnerStatement) else entry.party
+        return f"{who} {WORDS[type(entry)]}"
     if isinstance(entry, Judged):
         return f"{entry.owner} {'admitted' if entry.accepted else 'rejected: ' + entry.reason}"
     if isinstance(entry, Forfeited):

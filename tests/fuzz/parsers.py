@@ -102,9 +102,9 @@ def seeds() -> list[bytes]:
     note = head.sign(ONE).note.with_signatures(witness.cosign(head, 1_700_000_000))
     signed = SignedCheckpoint(head, note)
     policy = flat_policy(VerifierKey.ed25519("log.example", ONE.public), [witness.verifier], faulty=0)
-    rotation = rotate("log.example", 3, ONE, TWO)
+    rotation = rotate("log.example", "log", 3, ONE, TWO)
     revocation = Revocation(
-        schema_version=1, origin="log.example", size=3, key=ONE.public.text, reason="lost"
+        schema_version=1, origin="log.example", party="log", size=3, key=ONE.public.text, reason="lost"
     )
     hashes = (bytes(32), bytes(range(32)))
     header = EvidenceHeader(
@@ -130,7 +130,7 @@ def seeds() -> list[bytes]:
         "request to cosign": AddCheckpoint(2, hashes, signed).encode(),
         "policy": b"# whom we trust\n" + policy.encode(),
         "envelope": seal("application/x", b"{}", ONE).countersign(TWO).encode(),
-        "equivocation proof": EquivocationProof.of(signed, signed, hashes).encode(),
+        "equivocation proof": EquivocationProof.of(signed, signed, hashes, [rotation]).encode(),
         "rotation": rotation.unverified_payload,
         "revocation": revocation.encode(),
         "tile path": b"tile/entries/x001/x234/067.p/8",

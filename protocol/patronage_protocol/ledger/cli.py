@@ -1,5 +1,6 @@
 """Commands over ledgers: fsck, prove-equivocation, check-equivocation."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ from patronage_protocol.console import JsonFlag, print_json
 from patronage_protocol.errors import UsageError
 
 if TYPE_CHECKING:
+    from patronage_protocol.envelopes import Envelope
     from patronage_protocol.ledger.checkpoints import SignedCheckpoint
     from patronage_protocol.ledger.merkle import NodeSource
     from patronage_protocol.ledger.notes import VerifierKey
@@ -70,8 +72,11 @@ def prove_equivocation(
     from patronage_protocol.ledger.equivocation import prove_equivocation as prove
 
     heads = [_head(path) for path in (one, other)]
-    larger = max(heads, key=lambda head: head[0].checkpoint.size)
-    write_atomic(out, prove(heads[0][0], heads[1][0], _vkey(log), node=larger[1]).encode())
+    larger = max(heads, key=lambda head: head.signed.checkpoint.size)
+    key = _vkey(log)
+    rotations = _rotations_from(larger.entries, key)
+    proof = prove(heads[0].signed, heads[1].signed, key, node=larger.node, rotations=rotations)
+    write_atomic(out, proof.encode())
     typer.echo(f"{out}: check it with: patronage check-equivocation {out} --log {log}", err=True)
 
 
@@ -101,7 +106,16 @@ def _vkey(path: Path) -> "VerifierKey":
     return logs[0]
 
 
-def _head(path: Path) -> "tuple[SignedCheckpoint, NodeSource | None]":
+@dataclass(frozen=True)
+class _Head:
+    """A signed checkpoint, and what lies beside it in a published folder."""
+
+    signed: "SignedCheckpoint"
+    entries: tuple[bytes, ...] = ()
+    node: "NodeSource | None" = None
+
+
+def _head(path: Path) -> _Head:
     from patronage_protocol.files import read_bytes
     from patronage_protocol.ledger.checkpoints import SignedCheckpoint
     from patronage_protocol.ledger.merkle import leaf_hash
@@ -111,5 +125,27 @@ def _head(path: Path) -> "tuple[SignedCheckpoint, NodeSource | None]":
 
     if path.is_dir():
         read = read_published(path)
-        return read.signed, nodes_of_leaves([leaf_hash(entry) for entry in read.entries])
-    return SignedCheckpoint.parse(read_bytes(path, limit=MAX_NOTE_BYTES)), None
+        return _Head(read.signed, read.entries, nodes_of_leaves([leaf_hash(entry) for entry in read.entries]))
+    return _Head(SignedCheckpoint.parse(read_bytes(path, limit=MAX_NOTE_BYTES)))
+
+
+def _rotations_from(entries: "tuple[bytes, ...]", key: "VerifierKey") -> "list[Envelope]":
+    """The log's rotations among the entries of a round's ledger, from this key on; others hold none."""
+    from patronage_protocol.entries import KeyRotated, decode_entry
+    from patronage_protocol.errors import FormatError
+    from patronage_protocol.ledger.rotation import Rotation, read_change
+    from patronage_protocol.strict import base64_text
+
+    found, current = [], base64_text(key.material)
+    for data in entries:
+        try:
+            entry = decode_entry(data)
+        except FormatError:
+            continue
+        if not isinstance(entry, KeyRotated):
+            continue
+        change = read_change(entry.statement)
+        if isinstance(change, Rotation) and (change.origin, change.old) == (key.name, current):
+            found.append(entry.statement)
+            current = change.new
+    return found

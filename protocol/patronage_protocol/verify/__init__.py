@@ -5,8 +5,9 @@
     accept, commit, close, reveal, intake, evaluate, pay, final
                each entry passes the state machine that the operator itself ran; owners' signatures hold; each
                adapter digest opens its commitment
+    keys       who changed its key between two rounds did so under the old key and the new one
     witness    a quorum of the manifest's witnesses cosigned the head at close and the head at final
-    trust      the checkpoint satisfies the policy that the verifier brought
+    trust      the checkpoint satisfies the policy that the verifier brought, rotations followed
     value      shares, intervals and power recomputed from the margins
     pay        payouts recomputed from the shares, to the unit
 

@@ -1,11 +1,20 @@
 """A published ledger checked whole: its files, its entries, and whose word stands behind them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from patronage_protocol.entries import AnyEntry, Evaluated, Opened, Shown, Valued, decode_entry
+from patronage_protocol.entries import (
+    AnyEntry,
+    Evaluated,
+    KeyRevoked,
+    KeyRotated,
+    Opened,
+    Shown,
+    Valued,
+    decode_entry,
+)
 from patronage_protocol.errors import VerificationError
-from patronage_protocol.keys import PublicKey
+from patronage_protocol.key_ring import KeyRing
 from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.published import PublishedLedger, read_published
 from patronage_protocol.ledger.trust import TrustPolicy
@@ -42,7 +51,7 @@ def verify_ledger(folder: Path, *, trust: TrustPolicy | VerifierKey | None = Non
         raise VerificationError("a ledger with a round", got="no entries", do="ask the operator for it")
     _check_blobs(ledger, entries)
     policy = TrustPolicy((trust,), {}, {}, None) if isinstance(trust, VerifierKey) else trust
-    key, trusted = _check_checkpoint(ledger, rounds, policy)
+    key, trusted = _check_checkpoint(ledger, rounds[-1].keys, policy)
     checks = [
         Check(
             phase="ledger",
@@ -52,11 +61,14 @@ def verify_ledger(folder: Path, *, trust: TrustPolicy | VerifierKey | None = Non
     ]
     for state in rounds:
         checks += check_round(state, lambda digest: _blob(ledger, digest))
+    checks += _key_changes(entries)
     if (last := rounds[-1]).awaits_witnesses and last.phase is Phase.FINAL:
         seen = check_quorum(ledger.signed, last.manifest)
         checks.append(Check(phase="witness", what=f"the end {cosigned(seen, last)}"))
     if policy is not None and policy.quorum is not None:
         checks.append(Check(phase="trust", what=f"the policy's quorum: {', '.join(sorted(trusted))}"))
+    if policy is not None and policy != (followed := rounds[-1].keys.policy_at(policy, len(entries))):
+        checks.append(Check(phase="trust", what=_followed(policy, followed)))
     return Verdict(
         ledger=ledger,
         rounds=rounds,
@@ -69,22 +81,38 @@ def verify_ledger(folder: Path, *, trust: TrustPolicy | VerifierKey | None = Non
 
 
 def _check_checkpoint(
-    ledger: PublishedLedger, rounds: Sequence[Round], trust: TrustPolicy | None
+    ledger: PublishedLedger, keys: KeyRing, trust: TrustPolicy | None
 ) -> tuple[VerifierKey, Mapping[str, int]]:
-    """The operator's key, which every manifest names and the policy lists, and what the policy found."""
-    operator = rounds[0].manifest.operator
-    claimed = VerifierKey.ed25519(rounds[0].manifest.origin, PublicKey.from_base64(operator.key))
-    witnessed = None if trust is None else trust.check(ledger.signed)
-    key = claimed if witnessed is None else witnessed.log
+    """The key that the operator had at this head, and what the policy found when it knows that key."""
+    size = ledger.signed.checkpoint.size
+    witnessed = None if trust is None else keys.policy_at(trust, size).check(ledger.signed)
+    key = keys.log.verifier_at(size)
     ledger.authenticate(key)
-    if key != claimed or any(state.manifest.operator != operator for state in rounds):
+    if witnessed is not None and witnessed.log != key:
         raise VerificationError(
-            f"every manifest by the operator of {key.text}",
-            got="another operator",
+            f"a ledger by the operator of {witnessed.log.text}",
+            got=f"manifests by the operator of {key.text}",
             do="do not trust it; ask the operator about its key",
             where="open",
         )
     return key, {} if witnessed is None else witnessed.times
+
+
+def _key_changes(entries: Sequence[AnyEntry]) -> Iterator[Check]:
+    for number, entry in enumerate(entries):
+        if isinstance(entry, KeyRotated):
+            what = f"{entry.party}'s key changed at entry {number}, signed by the old key and the new one"
+            yield Check(phase="keys", what=what)
+        if isinstance(entry, KeyRevoked):
+            yield Check(phase="keys", what=f"{entry.party}'s key revoked at entry {number}, signed by itself")
+
+
+def _followed(policy: TrustPolicy, followed: TrustPolicy) -> str:
+    """That keys of a policy have had successors, and which."""
+    old, now = ({*one.logs, *one.witnesses.values()} for one in (policy, followed))
+    gone = ", ".join(sorted(key.name for key in old - now))
+    new = ", ".join(sorted(key.text for key in now - old)) or "keys that it names already"
+    return f"your file names earlier keys of {gone}; followed by their own rotations to {new}; renew the file"
 
 
 def _blob(ledger: PublishedLedger, digest: str) -> bytes:

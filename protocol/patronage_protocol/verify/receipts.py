@@ -20,8 +20,8 @@ def verify_receipt(
     Args:
         data: the bytes of the file.
         trust: whom the verifier trusts.
-        verdict: a ledger to which the receipt must belong; where `trust` is missing, its key and the quorum
-            of the round's own manifest are asked for.
+        verdict: a ledger to which the receipt must belong; where `trust` is missing, the key that it had
+            then and the quorum of the round's own manifest are asked for.
 
     Raises:
         UsageError: neither is given.
@@ -32,12 +32,14 @@ def verify_receipt(
     head = receipt.signed.checkpoint
     checks: list[str] = []
     witnesses: tuple[str, ...] = ()
+    keys = None if verdict is None else verdict.rounds[-1].keys
     if trust is not None:
-        entry = receipt.verify(trust)
-        witnesses = tuple(sorted(trust.check(receipt.signed).times))
+        policy = trust if keys is None else keys.policy_at(trust, head.size)
+        entry = receipt.verify(policy)
+        witnesses = tuple(sorted(policy.check(receipt.signed).times))
         checks.append(f"signed and witnessed as the trust file asks: {', '.join(witnesses) or 'no witness'}")
-    elif verdict is not None:
-        entry = receipt.verify(verdict.key)
+    elif keys is not None:
+        entry = receipt.verify(keys.log.verifier_at(head.size))
     else:
         raise UsageError(
             "a trust file or a ledger beside the receipt", got="neither", do="add --trust FILE or the ledger"

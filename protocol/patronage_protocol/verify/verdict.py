@@ -38,7 +38,7 @@ class Verdict:
         rounds: the rounds that its entries add up to.
         entries: the entries of each round.
         checks: what was checked, in the order of the phases.
-        key: the operator's key.
+        key: the operator's key at the end of the ledger.
         pinned: whether that key was given, rather than taken from the ledger itself.
         trusted: witnesses of the policy that was given, and when each cosigned the checkpoint.
     """

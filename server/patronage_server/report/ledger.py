@@ -14,6 +14,8 @@ from patronage_protocol.entries import (
     Finished,
     Forfeited,
     Judged,
+    KeyRevoked,
+    KeyRotated,
     Opened,
     Paid,
     Questioned,
@@ -51,6 +53,7 @@ STEPS: tuple[tuple[str, tuple[type[Entry], ...], str | None], ...] = (
     ("Pay", (Paid, Refunded), None),
     ("Dispute", (Questioned, Shown), None),
     ("Final", (Finished,), None),
+    ("Keys", (KeyRotated, KeyRevoked), None),
 )
 """Rows of the timeline: a name, its kinds of entries, and the deadline that ends it."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from patronage_protocol.envelopes import Envelope, seal
-from patronage_protocol.errors import FormatError, UsageError, VerificationError
+from patronage_protocol.errors import FormatError, RemoteProtocolError, UsageError, VerificationError
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.fsck import fsck
 from patronage_protocol.ledger.publish import publish
@@ -14,38 +14,39 @@ from patronage_protocol.ledger.rotation import ROTATION_TYPE, KeyHistory, Rotati
 from patronage_protocol.ledger.store import Ledger
 
 ONE, TWO, THREE = (PrivateKey.from_seed(bytes([0x90 + i]) * 32) for i in range(3))
-ORIGIN = "log.example"
-START = KeyHistory.begin(ORIGIN, ONE.public)
+ORIGIN, LOG = "log.example", "log"
+START = KeyHistory.begin(ORIGIN, LOG, ONE.public)
 
 
 def test_a_rotation_binds_every_later_head() -> None:
-    history = START.follow([(5, rotate(ORIGIN, 5, ONE, TWO)), (9, rotate(ORIGIN, 9, TWO, THREE))])
+    history = START.follow([(5, rotate(ORIGIN, LOG, 5, ONE, TWO)), (9, rotate(ORIGIN, LOG, 9, TWO, THREE))])
     keys = {size: history.verifier_at(size).material for size in (0, 5, 6, 9, 10, 99)}
     one, two, three = ONE.public.raw, TWO.public.raw, THREE.public.raw
     assert keys == {0: one, 5: one, 6: two, 9: two, 10: three, 99: three}
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "clause"),
     [
-        rotate(ORIGIN, 6, ONE, TWO),
-        rotate("other.example", 5, ONE, TWO),
-        rotate(ORIGIN, 5, TWO, ONE),
-        rotate(ORIGIN, 5, ONE, ONE),
-        rotate(ORIGIN, 5, TWO, THREE),
-        revoke(ORIGIN, 6, ONE, "stolen"),
-        revoke(ORIGIN, 5, TWO, "stolen"),
-        revoke("other.example", 5, ONE, "stolen"),
+        (rotate(ORIGIN, LOG, 6, ONE, TWO), "rotate §place"),
+        (rotate("other.example", LOG, 5, ONE, TWO), "rotate §place"),
+        (rotate(ORIGIN, "other", 5, ONE, TWO), "rotate §place"),
+        (rotate(ORIGIN, LOG, 5, TWO, ONE), "rotate §key"),
+        (rotate(ORIGIN, LOG, 5, ONE, ONE), "rotate §fresh"),
+        (rotate(ORIGIN, LOG, 5, TWO, THREE), "rotate §key"),
+        (revoke(ORIGIN, LOG, 6, ONE, "stolen"), "revoke §place"),
+        (revoke(ORIGIN, LOG, 5, TWO, "stolen"), "revoke §key"),
+        (revoke("other.example", LOG, 5, ONE, "stolen"), "revoke §place"),
     ],
 )
-def test_a_statement_that_does_not_fit_is_refused(statement: Envelope) -> None:
-    with pytest.raises(VerificationError):
+def test_a_statement_that_does_not_fit_is_refused(statement: Envelope, clause: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=clause):
         START.follow([(5, statement)])
 
 
 def test_a_rotation_needs_both_signatures() -> None:
     body = Rotation(
-        schema_version=1, origin=ORIGIN, size=5, old=ONE.public.text, new=TWO.public.text
+        schema_version=1, origin=ORIGIN, party=LOG, size=5, old=ONE.public.text, new=TWO.public.text
     ).encode()
     for envelope in (
         seal(ROTATION_TYPE, body, ONE),
@@ -54,19 +55,37 @@ def test_a_rotation_needs_both_signatures() -> None:
         seal(ROTATION_TYPE, body, ONE).countersign(THREE),
         seal("another type", body, ONE).countersign(TWO),
     ):
-        with pytest.raises(VerificationError):
+        with pytest.raises(RemoteProtocolError, match="rotate §signatures"):
             START.follow([(5, envelope)])
     with pytest.raises(FormatError):
         START.follow([(5, seal(ROTATION_TYPE, b"{}", ONE).countersign(TWO))])
 
 
-def test_nothing_by_a_revoked_key_counts_beyond_its_size() -> None:
-    history = START.follow([(8, revoke(ORIGIN, 6, ONE, "stolen laptop"))])
-    assert history.verifier_at(6).material == ONE.public.raw
+def test_the_head_that_ends_with_its_revocation_is_the_last_by_a_key() -> None:
+    history = START.follow([(8, revoke(ORIGIN, LOG, 6, ONE, "stolen laptop"))])
+    assert history.verifier_at(9).material == ONE.public.raw
     with pytest.raises(VerificationError, match="revoked"):
-        history.verifier_at(7)
-    with pytest.raises(VerificationError, match="after a revocation"):
-        history.follow([(9, rotate(ORIGIN, 9, ONE, TWO))])
+        history.verifier_at(10)
+    with pytest.raises(RemoteProtocolError, match="rotate §key"):
+        history.follow([(9, rotate(ORIGIN, LOG, 9, ONE, TWO))])
+
+
+def test_trust_follows_rotations_and_never_jumps_over_a_revocation() -> None:
+    rotated = START.follow([(5, rotate(ORIGIN, LOG, 5, ONE, TWO)), (8, revoke(ORIGIN, LOG, 8, TWO, "lost"))])
+    back = rotated.come_back(THREE.public, since=10)
+    assert back.successor(ONE.public.raw, 6) == back.successor(TWO.public.raw, 9) == TWO.public
+    assert back.successor(TWO.public.raw, 4) == ONE.public
+    assert back.successor(ONE.public.raw, 10) is None
+    assert back.successor(THREE.public.raw, 10) == THREE.public
+    assert (rotated.current, back.current) == (None, THREE.public)
+
+
+def test_a_new_key_of_low_order_is_refused() -> None:
+    body = Rotation(
+        schema_version=1, origin=ORIGIN, party=LOG, size=5, old=ONE.public.text, new="A" * 43 + "="
+    ).encode()
+    with pytest.raises(FormatError, match="prime order"):
+        START.follow([(5, seal(ROTATION_TYPE, body, ONE).countersign(TWO))])
 
 
 def test_a_ledger_changes_its_key_with_the_statement(tmp_path: Path) -> None:
@@ -75,7 +94,7 @@ def test_a_ledger_changes_its_key_with_the_statement(tmp_path: Path) -> None:
         ledger.append([b"a", b"b"])
         publish(ledger, out)
         before = ledger.checkpoint
-        statement = rotate(ORIGIN, ledger.size, ONE, TWO)
+        statement = rotate(ORIGIN, LOG, ledger.size, ONE, TWO)
         ledger.rotate(TWO, statement.encode())
         after = ledger.checkpoint
         with pytest.raises(UsageError, match="never signed here"):

@@ -1,0 +1,529 @@
+"""Keys change between two rounds, by statements of those who hold them, and by nothing else."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from played import NOW, Play, Quality, Scenario
+
+from patronage_protocol.entries import AnyEntry, KeyRevoked, KeyRotated, Paid, decode_entry
+from patronage_protocol.envelopes import Envelope, seal
+from patronage_protocol.errors import FormatError, PatronageError, RemoteProtocolError, VerificationError
+from patronage_protocol.key_ring import KeyRing
+from patronage_protocol.keys import PrivateKey
+from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
+from patronage_protocol.ledger.equivocation import EquivocationProof, prove_equivocation
+from patronage_protocol.ledger.fsck import fsck
+from patronage_protocol.ledger.merkle import leaf_hash
+from patronage_protocol.ledger.notes import VerifierKey
+from patronage_protocol.ledger.publish import publish
+from patronage_protocol.ledger.receipts import make_receipt
+from patronage_protocol.ledger.rotation import ROTATION_TYPE, Rotation, read_change, revoke, rotate
+from patronage_protocol.ledger.store import Ledger
+from patronage_protocol.ledger.stored_tree import nodes_of_leaves
+from patronage_protocol.ledger.trust import TrustPolicy
+from patronage_protocol.manifest import Deadlines, HeldOutTerms, Manifest, Party
+from patronage_protocol.rounds import Phase, Round, follow
+from patronage_protocol.verify import Verdict, verify_ledger, verify_receipt
+from patronage_protocol.witnessing import witness_policy
+
+Keys = Callable[[str], PrivateKey]
+ORIGIN = "operator/orchard"
+OWNERS = ("ash", "birch")
+SCENARIO = Scenario({"ash": Quality(), "birch": Quality((0.1, 0.8, 0.2, 0.6))}, pairs=16)
+
+
+def new_key(name: str) -> PrivateKey:
+    return PrivateKey.from_seed(name.encode().ljust(32, b"+"))
+
+
+NEW = new_key("new")
+
+
+@dataclass
+class Consortium:
+    """Rounds played one after the other, with the keys that everybody has at the time."""
+
+    manifests: Callable[..., Manifest]
+    first: Keys
+    heads: Callable[..., SignedCheckpoint]
+
+    def __post_init__(self) -> None:
+        self.keys: dict[str, PrivateKey] = {}
+        self.plays: list[Play] = []
+        self.signed: dict[int, PrivateKey] = {}
+
+    def key(self, party: str) -> PrivateKey:
+        return self.keys.get(party, self.first(party))
+
+    def party(self, name: str) -> Party:
+        return Party(name=name, key=self.key(name).public.text)
+
+    def manifest(self, number: int, **changes: Any) -> Manifest:
+        start = NOW + 3600 * number
+        fields = {
+            "round": number,
+            "operator": self.party("operator"),
+            "owners": tuple(map(self.party, OWNERS)),
+            "held_out": HeldOutTerms(root="0c" * 32, pairs=16, prompts=8),
+            "deadlines": Deadlines(accept=start + 120, commit=start + 300, reveal=start + 400),
+        }
+        return self.manifests(*OWNERS, **{**fields, **changes})
+
+    def begin(self, **changes: Any) -> Play:
+        """The next round, of which nothing has happened yet."""
+        keys = dict(self.keys)
+        play = Play(
+            SCENARIO,
+            self.manifest(len(self.plays) + 1, **changes),
+            lambda party: keys.get(party, self.first(party)),
+            self.heads,
+            self.plays[-1].rounds if self.plays else (),
+        )
+        self.plays.append(play)
+        return play
+
+    def round(self) -> "Consortium":
+        """One round from beginning to end."""
+        self.begin().play()
+        return self
+
+    def ended(self) -> "Consortium":
+        """And its cosigned end recorded, so that keys may change."""
+        self.plays[-1].end()
+        return self
+
+    @property
+    def play(self) -> Play:
+        return self.plays[-1]
+
+    @property
+    def state(self) -> Round:
+        return self.play.state
+
+    @property
+    def size(self) -> int:
+        return self.state.tree.size
+
+    def rotation(self, party: str, new: PrivateKey, **changes: Any) -> Envelope:
+        fields = {"origin": ORIGIN, "party": party, "size": self.size, "old": self.key(party), **changes}
+        return rotate(**fields, new=new)
+
+    def take(self, kind: type[KeyRotated | KeyRevoked], party: str, statement: Envelope) -> None:
+        self.play._take(kind(time=self.play.now, party=party, statement=statement))
+
+    def rotate(self, party: str, new: PrivateKey) -> "Consortium":
+        self.take(KeyRotated, party, self.rotation(party, new))
+        self.keys[party] = new
+        return self
+
+    def revoke(self, party: str) -> "Consortium":
+        self.take(KeyRevoked, party, revoke(ORIGIN, party, self.size, self.key(party), "stolen"))
+        return self
+
+    def entries(self) -> list[AnyEntry]:
+        return [entry for play in self.plays for entry in play.entries]
+
+    def ledger(self, path: Path) -> Ledger:
+        """The store with all entries, signed and cosigned at its head; close it."""
+        key = self.first("operator")
+        ledger = Ledger.create(path, ORIGIN, key, guard=path.with_name("guard"))
+        for entry in self.entries():
+            if isinstance(entry, KeyRotated) and entry.party == "operator":
+                ledger.rotate(self.keys["operator"], entry.encode())
+            else:
+                ledger.append([entry.encode()])
+        for play in self.plays:
+            for data in play.blobs.values():
+                ledger.put_blob(data)
+        head = ledger.checkpoint.checkpoint
+        ledger.add_cosignatures(head.size, self.heads(self.state, self.play.keys).note.signatures[1:])
+        return ledger
+
+
+@pytest.fixture
+def consortium(
+    manifest_of: Callable[..., Manifest], key_of: Keys, cosigned_head: Callable[..., SignedCheckpoint]
+) -> Consortium:
+    return Consortium(manifest_of, key_of, cosigned_head)
+
+
+def test_keys_change_between_two_rounds_alone(consortium: Consortium) -> None:
+    play = consortium.begin()
+    play._open()
+    with pytest.raises(RemoteProtocolError, match="rotate §phase"):
+        consortium.rotate("ash", NEW)
+    with pytest.raises(RemoteProtocolError, match="revoke §phase"):
+        consortium.revoke("ash")
+    consortium.plays.pop()
+    consortium.round()
+    with pytest.raises(RemoteProtocolError, match="rotate §witnessed"):
+        consortium.rotate("ash", NEW)
+    consortium.ended().rotate("ash", NEW)
+    assert consortium.state.keys.current("ash") == NEW.public
+
+
+HOSTILE: dict[str, tuple[str, Callable[[Consortium], tuple[str, Envelope]]]] = {
+    "a stranger": ("rotate §party", lambda c: ("mallory", c.rotation("mallory", NEW))),
+    "signed by the new key alone": (
+        "rotate §signatures",
+        lambda c: (
+            "ash",
+            seal(ROTATION_TYPE, c.rotation("ash", NEW).unverified_payload, NEW).countersign(NEW),
+        ),
+    ),
+    "signed by the old key alone": (
+        "rotate §signatures",
+        lambda c: ("ash", seal(ROTATION_TYPE, c.rotation("ash", NEW).unverified_payload, c.key("ash"))),
+    ),
+    "the operator's for another entry": (
+        "rotate §place",
+        lambda c: ("operator", c.rotation("operator", NEW, size=c.size - 1)),
+    ),
+    "an owner's from the future": (
+        "rotate §place",
+        lambda c: ("ash", c.rotation("ash", NEW, size=c.size + 1)),
+    ),
+    "of another ledger": (
+        "rotate §place",
+        lambda c: ("ash", c.rotation("ash", NEW, origin="operator/other")),
+    ),
+    "for another party": ("rotate §place", lambda c: ("ash", c.rotation("birch", NEW))),
+    "by somebody else's key": ("rotate §key", lambda c: ("ash", c.rotation("ash", NEW, old=c.key("birch")))),
+    "to its own key": ("rotate §fresh", lambda c: ("ash", c.rotation("ash", c.key("ash")))),
+    "to the key of another": ("rotate §fresh", lambda c: ("ash", c.rotation("ash", c.key("birch")))),
+    "to the operator's key": ("rotate §fresh", lambda c: ("ash", c.rotation("ash", c.key("operator")))),
+    "a revocation": (
+        "rotate §statement",
+        lambda c: ("ash", revoke(ORIGIN, "ash", c.size, c.key("ash"), "stolen")),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_change_that_is_not_the_holders_word_is_refused(consortium: Consortium, what: str) -> None:
+    consortium.round().ended()
+    clause, forge = HOSTILE[what]
+    before = consortium.play.rounds
+    with pytest.raises(RemoteProtocolError, match=clause):
+        consortium.take(KeyRotated, *forge(consortium))
+    assert consortium.play.rounds is before
+
+
+def test_a_key_that_was_given_up_is_never_anybodys_again(consortium: Consortium) -> None:
+    consortium.round().ended()
+    old, first = consortium.key("ash"), consortium.rotation("ash", NEW)
+    consortium.take(KeyRotated, "ash", first)
+    with pytest.raises(RemoteProtocolError, match="rotate §key"):
+        consortium.take(KeyRotated, "ash", first)
+    consortium.keys["ash"] = NEW
+    with pytest.raises(RemoteProtocolError, match="rotate §fresh"):
+        consortium.rotate("ash", old)
+    with pytest.raises(RemoteProtocolError, match="rotate §fresh"):
+        consortium.rotate("birch", old)
+    low = Rotation(
+        schema_version=1,
+        origin=ORIGIN,
+        party="ash",
+        size=0,
+        old=NEW.public.text,
+        new="A" * 43 + "=",
+    ).encode()
+    with pytest.raises(FormatError, match="prime order"):
+        consortium.take(KeyRotated, "ash", seal(ROTATION_TYPE, low, NEW).countersign(NEW))
+
+
+def test_the_next_round_names_the_keys_that_count(consortium: Consortium) -> None:
+    old = consortium.round().ended().key("ash")
+    consortium.rotate("ash", NEW).rotate("operator", new_key("operator 2"))
+    stranger = Party(name="cedar", key=old.public.text)
+    wrong: dict[str, Any] = {
+        "the old key": {"owners": (Party(name="ash", key=old.public.text), consortium.party("birch"))},
+        "a key out of nowhere": {
+            "owners": (consortium.party("ash"), Party(name="birch", key=new_key("x").public.text))
+        },
+        "a key that was given up": {"owners": (*map(consortium.party, OWNERS), stranger)},
+        "another operator": {"operator": Party(name="operators", key=consortium.key("operator").public.text)},
+    }
+    for changes in wrong.values():
+        with pytest.raises(RemoteProtocolError, match="open §keys"):
+            Consortium.begin(consortium, **changes)._open()
+        consortium.plays.pop()
+    play = consortium.begin()
+    play.keys = consortium.first
+    with pytest.raises(VerificationError):
+        play._open()
+    consortium.plays.pop()
+    consortium.begin()._open()
+    assert consortium.state.phase is Phase.OPEN
+
+
+def test_nothing_that_the_old_key_signs_counts_after_the_change(consortium: Consortium) -> None:
+    consortium.round().ended().rotate("ash", NEW)
+    play = consortium.begin()
+    play._open()
+    new, play.keys = play.keys, consortium.first
+    with pytest.raises(RemoteProtocolError, match="accept §key"):
+        play._gather()
+    play.keys = new
+    play._gather()
+    old_head = consortium.heads(play.state, consortium.first)
+    play.cosigned_head = lambda *_: old_head
+    with pytest.raises(RemoteProtocolError, match="witness §quorum"):
+        play._witness()
+    play.cosigned_head = consortium.heads
+    play._witness()
+    assert play.state.phase is Phase.REVEALING
+
+
+def test_a_revoked_owner_comes_back_with_a_key_that_was_never_used(consortium: Consortium) -> None:
+    consortium.round().ended().revoke("ash")
+    with pytest.raises(RemoteProtocolError, match="rotate §key"):
+        consortium.rotate("ash", NEW)
+    consortium.keys.clear()
+    with pytest.raises(RemoteProtocolError, match="open §keys"):
+        consortium.begin()._open()
+    consortium.plays.pop()
+    consortium.keys["ash"] = NEW
+    consortium.round()
+    assert consortium.state.phase is Phase.FINAL
+    assert consortium.state.keys.retired(consortium.first("ash").public.keyid)
+
+
+def test_nothing_follows_the_operators_revocation(consortium: Consortium, tmp_path: Path) -> None:
+    consortium.round().ended().revoke("operator")
+    for step in (
+        lambda: consortium.rotate("ash", NEW),
+        lambda: consortium.rotate("operator", NEW),
+        lambda: consortium.begin()._open(),
+    ):
+        with pytest.raises(RemoteProtocolError, match="§key"):
+            step()
+    consortium.plays.pop()
+    consortium.keys.clear()
+    with consortium.ledger(tmp_path / "ledger.sqlite") as ledger:
+        publish(ledger, tmp_path / "out")
+    lines = [check.what for check in verify_ledger(tmp_path / "out").checks if check.phase == "keys"]
+    assert lines == [f"operator's key revoked at entry {consortium.size - 1}, signed by itself"]
+
+
+@dataclass
+class Rotated:
+    """Two rounds with both kinds of keys changed in between, published, and what was handed out."""
+
+    consortium: Consortium
+    folder: Path
+    first_policy: TrustPolicy
+    first_receipt: bytes
+    last_receipt: bytes
+
+    @property
+    def verdict(self) -> Verdict:
+        return verify_ledger(self.folder)
+
+
+@pytest.fixture
+def rotated(consortium: Consortium, tmp_path: Path) -> Rotated:
+    consortium.round()
+    first_policy = witness_policy(consortium.state.manifest)
+    with consortium.ledger(tmp_path / "first.sqlite") as ledger:
+        first_receipt = make_receipt(ledger, payment(consortium)).encode()
+    (tmp_path / "guard").unlink()
+    consortium.ended().rotate("operator", new_key("operator 2")).rotate("ash", NEW).round()
+    store = tmp_path / "ledger.sqlite"
+    with consortium.ledger(store) as ledger:
+        publish(ledger, tmp_path / "ledger")
+        last_receipt = make_receipt(ledger, payment(consortium)).encode()
+    assert fsck(store).problems == ()
+    return Rotated(consortium, tmp_path / "ledger", first_policy, first_receipt, last_receipt)
+
+
+def payment(consortium: Consortium) -> int:
+    """The number of the last payment."""
+    entries = consortium.entries()
+    return max(number for number, entry in enumerate(entries) if isinstance(entry, Paid))
+
+
+def test_a_ledger_of_changed_keys_verifies_and_says_what_changed(rotated: Rotated) -> None:
+    numbers = [
+        number for number, entry in enumerate(rotated.consortium.entries()) if isinstance(entry, KeyRotated)
+    ]
+    lines = [check.what for check in rotated.verdict.checks if check.phase == "keys"]
+    assert lines == [
+        f"operator's key changed at entry {numbers[0]}, signed by the old key and the new one",
+        f"ash's key changed at entry {numbers[1]}, signed by the old key and the new one",
+    ]
+    assert rotated.verdict.key.material == new_key("operator 2").public.raw
+
+
+def test_whoever_trusts_the_old_keys_is_led_to_the_new_ones(rotated: Rotated) -> None:
+    log = TrustPolicy(rotated.first_policy.logs, {}, {}, None)
+    for policy, gone in ((log, "operator/orchard"), (rotated.first_policy, "operator/orchard, orchard/ash")):
+        checks = verify_ledger(rotated.folder, trust=policy).checks
+        (line,) = (check.what for check in checks if check.phase == "trust" and "renew" in check.what)
+        assert f"earlier keys of {gone}; " in line
+    renewed = witness_policy(rotated.consortium.state.manifest)
+    assert renewed.logs[0].text in line
+    checks = verify_ledger(rotated.folder, trust=renewed).checks
+    assert not any("renew" in check.what for check in checks)
+
+
+def test_trust_in_somebody_else_is_led_nowhere(rotated: Rotated) -> None:
+    for key in (VerifierKey.ed25519(ORIGIN, NEW.public), VerifierKey.ed25519("x", new_key("x").public)):
+        with pytest.raises(VerificationError, match="a log of the policy"):
+            verify_ledger(rotated.folder, trust=key)
+
+
+def test_receipts_of_both_rounds_hold_alone_and_beside_the_ledger(rotated: Rotated) -> None:
+    renewed = witness_policy(rotated.consortium.state.manifest)
+    verify_receipt(rotated.first_receipt, trust=rotated.first_policy)
+    verify_receipt(rotated.last_receipt, trust=renewed)
+    for receipt in (rotated.first_receipt, rotated.last_receipt):
+        for policy in (None, rotated.first_policy, renewed):
+            assert verify_receipt(receipt, trust=policy, verdict=rotated.verdict).witnesses
+    for receipt, policy in ((rotated.first_receipt, renewed), (rotated.last_receipt, rotated.first_policy)):
+        with pytest.raises(VerificationError, match="a log of the policy"):
+            verify_receipt(receipt, trust=policy)
+
+
+def test_a_fork_across_a_rotation_is_proven_with_the_rotation_in_the_file(rotated: Rotated) -> None:
+    first = rotated.consortium.first("operator")
+    read = rotated.verdict.ledger
+    forked = Checkpoint(ORIGIN, 5, b"\x07" * 32).sign(first)
+    log = VerifierKey.ed25519(ORIGIN, first.public)
+    statements = rotated.verdict.rounds[-1].keys.log.statements
+    node = nodes_of_leaves([leaf_hash(entry) for entry in read.entries])
+    proof = prove_equivocation(forked, read.signed, log, node=node, rotations=statements)
+    again = EquivocationProof.decode(proof.encode())
+    assert [signed.checkpoint.size for signed in again.verify(log)] == [5, len(read.entries)]
+    with pytest.raises(VerificationError):
+        EquivocationProof.of(forked, read.signed, ()).verify(log)
+    late = Checkpoint(ORIGIN, len(read.entries), b"\x07" * 32).sign(first)
+    with pytest.raises(VerificationError):  # by a key that was given up: no word of the log
+        prove_equivocation(late, read.signed, log, rotations=statements)
+
+
+def test_a_head_signed_with_the_old_key_after_the_change_is_refused(
+    rotated: Rotated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = rotated.verdict.ledger
+    old = rotated.consortium.first("operator")
+    signed = read.signed.checkpoint.sign(old)
+    signed = SignedCheckpoint(
+        signed.checkpoint, signed.note.with_signatures(*read.signed.note.signatures[1:])
+    )
+    forged = replace(read, signed=signed)
+    monkeypatch.setattr("patronage_protocol.verify.ledger.read_published", lambda _: forged)
+    for trust in (None, VerifierKey.ed25519(ORIGIN, old.public)):
+        with pytest.raises(VerificationError):
+            verify_ledger(rotated.folder, trust=trust)
+
+
+class KeysInAnyOrder(RuleBasedStateMachine):
+    """Rotations and revocations at random, against dictionaries."""
+
+    consortium: Callable[[], Consortium]
+    parties = st.sampled_from(["operator", *OWNERS, "mallory"])
+    keys = st.integers(0, 5).map(lambda number: new_key(f"key {number}"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        base = type(self).consortium()
+        self.ring: KeyRing = base.state.keys
+        self.size = base.size
+        self.holds: dict[str, PrivateKey | None] = {name: base.key(name) for name in ("operator", *OWNERS)}
+        self.used = {key.public.text for key in self.holds.values() if key}
+        self.signer: dict[int, str] = {}
+
+    def attempt(self, party: str, entry: KeyRotated | KeyRevoked, *, allowed: bool) -> bool:
+        try:
+            self.ring = self.ring.after(entry, self.size)
+        except PatronageError:
+            assert not allowed, "what the rules allow was refused"
+            return False
+        assert allowed, "what the rules forbid was taken"
+        self.size += 1
+        return True
+
+    def may(self, party: str, signer: PrivateKey) -> bool:
+        alive = self.holds["operator"] is not None
+        return alive and self.holds.get(party) is not None and self.holds[party] == signer
+
+    @rule(party=parties, old=st.none() | keys, new=keys, late=st.integers(0, 1), signed=st.booleans())
+    def somebody_rotates(
+        self, party: str, old: PrivateKey | None, new: PrivateKey, late: int, signed: bool
+    ) -> None:
+        key = old or self.holds.get(party) or NEW
+        size = self.size - late
+        statement = rotate(ORIGIN, party, size, key, new)
+        if not signed:
+            statement = statement.model_copy(update={"signatures": statement.signatures[:1]})
+        same = self.holds.get(party)
+        allowed = (
+            signed
+            and same is not None
+            and key.public == same.public
+            and self.may(party, same)
+            and new.public.text not in self.used
+            and (party != "operator" or not late)
+        )
+        if self.attempt(party, KeyRotated(time=NOW, party=party, statement=statement), allowed=allowed):
+            self.holds[party] = new
+            self.used.add(new.public.text)
+
+    @rule(party=st.sampled_from([*OWNERS, "mallory"]), stolen=st.booleans())
+    def somebody_revokes(self, party: str, stolen: bool) -> None:
+        held = self.holds.get(party)
+        key = held if held is not None and not stolen else NEW
+        statement = revoke(ORIGIN, party, self.size, key, "lost")
+        allowed = held is not None and not stolen
+        if self.attempt(party, KeyRevoked(time=NOW, party=party, statement=statement), allowed=allowed):
+            self.holds[party] = None
+
+    @invariant()
+    def everybody_has_the_key_that_it_said(self) -> None:
+        for party, key in self.holds.items():
+            assert self.ring.current(party) == (key.public if key else None)
+        operator = self.holds["operator"]
+        assert operator is not None
+        self.signer[self.size] = operator.public.text
+
+    @invariant()
+    def every_head_has_the_key_of_its_time(self) -> None:
+        for size, text in self.signer.items():
+            then = self.ring.log.key_at(size)
+            assert then is not None
+            assert then.text == text
+
+    @invariant()
+    def no_key_that_was_given_up_counts(self) -> None:
+        held = {key.public.text for key in self.holds.values() if key}
+        for history in self.ring.histories.values():
+            assert not {key.text for key in history.retired} & held
+            assert all(read_change(one).origin == ORIGIN for one in history.statements)
+
+
+def test_no_order_of_changes_gives_anybody_a_key_that_it_did_not_choose(consortium: Consortium) -> None:
+    consortium.round().ended()
+
+    class Machine(KeysInAnyOrder):
+        pass
+
+    Machine.consortium = staticmethod(lambda: consortium)
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None)
+    )
+
+
+def test_entries_of_keys_are_read_back_as_they_were_written(consortium: Consortium) -> None:
+    consortium.round().ended().rotate("ash", NEW).revoke("birch")
+    blobs: Mapping[str, bytes] = consortium.play.blobs
+    rounds: tuple[Round, ...] = ()
+    for entry in consortium.entries():
+        rounds = follow(rounds, decode_entry(entry.encode()), blobs.__getitem__)
+    assert rounds == consortium.play.rounds
