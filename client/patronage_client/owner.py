@@ -304,13 +304,12 @@ class Owner:
         self, manifest: Manifest, base: BaseModel, pairs: Sequence[PreferencePair], workdir: Path
     ) -> "tuple[TrainedAdapter, Privacy | None]":
         """With differential privacy where the owner asked for it."""
-        # Both bring TRL: seconds, and memory.
-        from patronage_client.private_training import train_private_adapter  # noqa: PLC0415
-        from patronage_client.training import train_adapter  # noqa: PLC0415
-
+        # What trains is imported when it does: it brings TRL, seconds and memory.
         choice = self.home.privacy
         with progress_bar(f"{self.name} trains") as progress:
             if choice is not None:
+                from patronage_client.private_training import train_private_adapter  # noqa: PLC0415
+
                 # Nobody else can sign this, so nobody else can draw the noise again.
                 secret = self.home.key.sign(f"patronage private training v1\n{manifest.digest}\n".encode())
                 return train_private_adapter(
@@ -323,6 +322,8 @@ class Owner:
                     workdir=workdir,
                     progress=progress,
                 )
+            from patronage_client.training import train_adapter  # noqa: PLC0415
+
             plain = train_adapter(
                 base,
                 pairs,

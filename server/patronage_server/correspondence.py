@@ -83,6 +83,7 @@ class Correspondence:
         deadline: int,
         *,
         own: Callable[[str], Mapping[str, object]] = lambda _owner: {},
+        until: Callable[[], int] | None = None,
         beside: Mapping[str, bytes] = MappingProxyType({}),
         **fields: object,
     ) -> Iterator[tuple[str, Answer]]:
@@ -94,18 +95,20 @@ class Correspondence:
             owners: whom to ask; one whose node is unknown is asked where it is first.
             deadline: Unix seconds.
             own: what the request to one owner says.
+            until: the last second that is waited for, looked at all the time; the deadline if left out.
             beside: byte strings that go with every request, by `wire.Field`.
             fields: what the request says to all.
         """
+        until = until or (lambda: deadline)
         waiting = set(owners)
-        while waiting and self._nodes.clock.now() <= deadline:
-            self._locate(waiting, deadline)
+        while waiting and self._nodes.clock.now() <= until():
+            self._locate(waiting, until())
             owner_at = {self._node_of[owner]: owner for owner in sorted(waiting) if owner in self._node_of}
             requests = {
                 node: {**self._sealed(kind, owner=owner, **fields, **own(owner)), **beside}
                 for node, owner in owner_at.items()
             }
-            for answer in self._nodes.ask(action, requests, deadline=deadline):
+            for answer in self._nodes.ask(action, requests, deadline=deadline, until=until):
                 waiting.discard(owner_at[answer.node])
                 with self.blame(owner_at[answer.node]):
                     _check_problem(answer)

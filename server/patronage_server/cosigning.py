@@ -4,7 +4,7 @@ A witness that has answered is asked no more: what it signed is in the store, an
 restart. One that saw another size last says so with that head, and is asked once more from there.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from patronage_protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -22,8 +22,8 @@ from patronage_server.correspondence import Correspondence
 
 __all__ = ["STRAGGLER_SECONDS", "Cosigning"]
 
-STRAGGLER_SECONDS = 60
-"""A round that has its quorum waits so long for the other witnesses."""
+STRAGGLER_SECONDS = (6, 60)
+"""A round with its quorum waits as long again for the others, within these bounds: two polls, a minute."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Cosigning:
     def gather(self, deadline: int) -> SignedCheckpoint:
         """Ask the witnesses that have not cosigned, until all have, or a quorum has and the others are late.
 
+        The others are waited for too: each that has seen the head is one more that no fork gets past.
+
         Args:
             deadline: Unix seconds; after it nobody is waited for.
 
@@ -70,41 +72,34 @@ class Cosigning:
             LocalProtocolError: a witness holds a head of ours that this store does not continue.
             UnavailableError: the store failed.
         """
-        patience = self.clock.now() + STRAGGLER_SECONDS
-        self._ask(self._missing(), min(deadline, patience), enough=len(self.manifest.witness.owners))
-        self._ask(self._missing(), deadline, enough=self.manifest.witness.quorum)
+        patience = _Patience(self, deadline, began=self.clock.now())
+        patience.look()
+        cosigned = self.witnesses
+        missing = [owner for owner in self.manifest.witness.owners if owner not in cosigned]
+        sizes = {owner: self._last_size(owner) for owner in missing}
+        corrected: set[str] = set()
+        while sizes and self.clock.now() <= patience.until():
+            again = self._once(sizes, patience)
+            sizes = {owner: size for owner, size in again.items() if owner not in corrected}
+            corrected |= sizes.keys()
         return self.head
 
-    def _missing(self) -> list[str]:
-        cosigned = self.witnesses
-        return [owner for owner in self.manifest.witness.owners if owner not in cosigned]
-
-    def _ask(self, waiting: Iterable[str], deadline: int, *, enough: int) -> None:
-        """Ask until `enough` witnesses have cosigned, all have answered, or the deadline has passed."""
-        sizes = {owner: self._last_size(owner) for owner in waiting}
-        corrected: set[str] = set()
-        while sizes and len(self.witnesses) < enough and self.clock.now() <= deadline:
-            sizes = {
-                owner: size
-                for owner, size in self._once(sizes, deadline, enough).items()
-                if owner not in corrected
-            }
-            corrected |= sizes.keys()
-
-    def _once(self, sizes: Mapping[str, int], deadline: int, enough: int) -> dict[str, int]:
+    def _once(self, sizes: Mapping[str, int], patience: "_Patience") -> dict[str, int]:
         """Ask each witness once from the size given; returns those that saw another size last, with it."""
         again: dict[str, int] = {}
 
         def own(owner: str) -> dict[str, object]:
             return {"request": request_cosignature(self.ledger, sizes[owner]).encode().decode()}
 
-        for owner, answer in self.owners.ask(Action.COSIGN, CosignatureRequest, sizes, deadline, own=own):
+        answers = self.owners.ask(
+            Action.COSIGN, CosignatureRequest, sizes, patience.deadline, own=own, until=patience.until
+        )
+        for owner, answer in answers:
             with self.owners.blame(owner):
                 size = self._take(owner, self.owners.read(owner, answer, Cosignature), sizes[owner])
                 if size is not None:
                     again[owner] = size
-            if len(self.witnesses) >= enough:
-                break
+            patience.look()
         return again
 
     def _last_size(self, owner: str) -> int:
@@ -143,3 +138,24 @@ class Cosigning:
                 where="witness §head",
             )
         return head.size
+
+
+@dataclass
+class _Patience:
+    """How long is waited: until the deadline for a quorum, and as long as that took for the others."""
+
+    cosigning: Cosigning
+    deadline: int
+    began: int
+    _until: int | None = None
+
+    def look(self) -> None:
+        """See whether there is a quorum now."""
+        if self._until is None and len(self.cosigning.witnesses) >= self.cosigning.manifest.witness.quorum:
+            now = self.cosigning.clock.now()
+            least, most = STRAGGLER_SECONDS
+            self._until = min(self.deadline, now + min(most, max(least, now - self.began)))
+
+    def until(self) -> int:
+        """The last second to wait for, as things stand."""
+        return self.deadline if self._until is None else self._until

@@ -61,6 +61,7 @@ class Nodes:
         *,
         deadline: int,
         more: Callable[[], Requests] | None = None,
+        until: Callable[[], int] | None = None,
     ) -> Iterator[Answer]:
         """Send each node its request; yield answers as they come, until all have come or the deadline passes.
 
@@ -73,13 +74,15 @@ class Nodes:
             requests: node to the byte strings of its request.
             deadline: Unix seconds.
             more: looked at every few seconds for nodes that have come since.
+            until: the last second that is waited for, looked at all the time; the deadline if left out.
         """
+        until = until or (lambda: deadline)
         asked: dict[str, int] = {}
         wanted = dict(requests)
         failures: dict[int, _Failure] = {}
         look = self.clock.now() + MORE_SECONDS
         self._push(action, wanted, asked, deadline)
-        while (asked or failures) and self.clock.now() <= deadline:
+        while (asked or failures) and self.clock.now() <= until():
             replies = list(self.grid.pull_messages(list(asked))) if asked else []
             for reply in replies:
                 node = asked.pop(reply.metadata.reply_to_message_id, None)
@@ -102,7 +105,7 @@ class Nodes:
                 failures[node] = replace(failures[node], at=None)
             self._push(action, again, asked, deadline)
             if not replies:
-                self.clock.sleep(POLL_SECONDS if asked else _until_next(failures, now, deadline))
+                self.clock.sleep(POLL_SECONDS if asked else _until_next(failures, now, until()))
         yield from (failure.answer for failure in failures.values())
 
     def _push(self, action: str, requests: Requests, asked: dict[str, int], deadline: int) -> None:

@@ -44,7 +44,7 @@ from patronage_protocol.wire import Action, Field
 from patronage_server.book import Book
 from patronage_server.clock import Clock
 from patronage_server.correspondence import Correspondence
-from patronage_server.cosigning import STRAGGLER_SECONDS, Cosigning
+from patronage_server.cosigning import Cosigning
 from patronage_server.home import OperatorHome
 from patronage_server.intake import judge
 from patronage_server.nodes import Answer
@@ -54,6 +54,8 @@ __all__ = ["Evaluate", "Export", "RoundDriver"]
 
 WAIT_SECONDS = 5.0
 RECEIPT_SECONDS = 60
+END_SECONDS = 60
+"""How long witnesses are asked for the end, be the deadline past."""
 
 TOOK_PART = (Standing.COMMITTED, Standing.ADMITTED, Standing.REJECTED, Standing.FORFEITED)
 
@@ -173,7 +175,7 @@ class RoundDriver:
     def _witness_end(self) -> None:
         """The end is published once a quorum has cosigned it; later than declared, but never without."""
         needed = self._manifest.witness.quorum if self._state.awaits_witnesses else 0
-        again = self.clock.now() + STRAGGLER_SECONDS
+        again = self.clock.now() + END_SECONDS
         self.cosigning.gather(max(again, self._state.cosign_by) if needed else again)
         if len(seen := self.cosigning.witnesses) < needed:
             raise UnavailableError(
@@ -287,11 +289,15 @@ class RoundDriver:
 
     def _hand_out_receipts(self) -> None:
         """Give each owner that took part the proof that its payment is in the ledger."""
+        receipts = self.book.receipts()
+        took_part = [owner for owner in receipts if self._state.standing[owner] in TOOK_PART]
         deadline = self.clock.now() + RECEIPT_SECONDS
-        for owner, receipt in self.book.receipts().items():
-            if self._state.standing[owner] in TOOK_PART:
-                for _ in self.owners.ask(Action.RECEIPT, ReceiptRequest, [owner], deadline, receipt=receipt):
-                    pass
+
+        def own(owner: str) -> dict[str, object]:
+            return {"receipt": receipts[owner]}
+
+        for _ in self.owners.ask(Action.RECEIPT, ReceiptRequest, took_part, deadline, own=own):
+            pass
 
     def _forfeit(self, standing: Standing, deadline: int) -> None:
         """Once the deadline has passed, whoever still has that standing is out."""
