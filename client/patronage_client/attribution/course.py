@@ -6,8 +6,9 @@ round; a test compares the adapters. Here a pair has a weight (1 = as it is, 0 =
 else's batch, step and learning rate unchanged), and the loop can start at any step.
 """
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,10 +112,18 @@ class Course:
         self.data = tokenized(problem.base, problem.pairs, max_length=problem.dpo.max_length)
         self.validation = tokenized(problem.base, problem.validation, max_length=problem.dpo.max_length)
         self.rule: Rule = AdamW() if rule is None else rule
-        self.steps = planned_steps(problem.dpo, training_order(problem.pairs, seed=problem.dpo.seed))
+        self._dpo = problem.dpo
+        self.order = training_order(problem.pairs, seed=problem.dpo.seed)
+        self.steps = planned_steps(problem.dpo, self.order)
         self.max_grad_norm = problem.dpo.max_grad_norm
         self._seed = problem.dpo.seed
         self._beginning = self.model.theta
+
+    def without(self, pairs: Collection[int]) -> "Course":
+        """The course of the other pairs alone: in the same order, in batches of their own, with no holes."""
+        other = copy.copy(self)
+        other.steps = planned_steps(self._dpo, [index for index in self.order if index not in pairs])
+        return other
 
     def start(self) -> Position:
         """Before the first step: the adapter that every owner starts from."""

@@ -90,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--cache", type=Path, help="a folder for the de-quantised model")
     parser.add_argument("--skills", nargs="+", default=["layout", "units"])
+    parser.add_argument("--plain", action="store_true", help="pairs without the chat template: shorter")
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--validation", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=6)

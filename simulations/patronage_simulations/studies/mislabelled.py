@@ -34,7 +34,7 @@ from patronage_protocol.policy import (
     tokenize_pairs,
 )
 from patronage_protocol.preferences import PreferencePair
-from patronage_simulations.preferences import flipped, held_out_pairs, owner_pairs
+from patronage_simulations.preferences import flipped, held_out_pairs, owner_pairs, plain
 
 __all__ = ["Data", "Finding", "generate", "main", "roc_area", "study"]
 
@@ -53,6 +53,10 @@ class Data:
     wrong: NDArray[np.bool_]
     validation: Pairs
     test: Pairs
+
+    def plain(self) -> "Data":
+        """The same as plain text, which the chat template makes no longer."""
+        return Data(plain(self.pairs), self.wrong, plain(self.validation), plain(self.test))
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
         "model", nargs="?", default="tiny", help="hub id, folder, GGUF file, package:NAME, tiny"
     )
     parser.add_argument("--cache", type=Path, help="a folder for the de-quantised model")
+    parser.add_argument("--plain", action="store_true", help="pairs without the chat template: shorter")
     parser.add_argument("--pairs", type=int, default=80)
     parser.add_argument("--validation", type=int, default=32)
     parser.add_argument("--test", type=int, default=48)
@@ -165,6 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     base = load_base_model(options.model, cache=options.cache)
     for seed in options.seeds:
         data = generate(seed, pairs=options.pairs, validation=options.validation, test=options.test)
+        data = data.plain() if options.plain else data
         for found in study(
             base, data, seed=seed, methods=options.methods, removing=options.removing, known=known
         ):

@@ -4,9 +4,11 @@
 
 Generated pairs, a fifth of them with chosen and rejected exchanged. Every method values them once. Then pairs
 are taken out, a random tenth at a time, and the adapter is trained again without them: same batches, steps
-and learning rates, weight zero (the setting of Ilyas and Engstrom 2025, arXiv 2504.16430). The linear
-datamodeling score (Park et al. 2023, arXiv 2303.14186) of a method is Spearman's correlation, over the
-subsets, between the sum of the values that were taken out and the rise of the validation loss that followed.
+and learning rates, weight zero (the setting of Ilyas and Engstrom 2025, arXiv 2504.16430); or, with
+--new-batches, the pairs that stay are put into batches afresh, as who deletes lines of a file would train.
+The linear datamodeling score (Park et al. 2023, arXiv 2303.14186) of a method is Spearman's correlation, over
+the subsets, between the sum of the values that were taken out and the rise of the validation loss that
+followed.
 
 Prints a line for each method: the score with a bootstrap interval over subsets, how well exchanged pairs are
 told from others as area under ROC, and the seconds that the values took. With --out every retraining is kept,
@@ -32,7 +34,7 @@ from patronage_client.attribution.problem import Problem
 from patronage_protocol.files import write_atomic
 from patronage_protocol.manifest import DpoTerms, LoraTerms
 from patronage_protocol.policy import load_base_model, lora_groups
-from patronage_simulations.preferences import flipped, held_out_pairs, owner_pairs
+from patronage_simulations.preferences import flipped, held_out_pairs, owner_pairs, plain
 
 __all__ = ["Score", "area_under_roc", "main", "problem_of", "removal", "spearman"]
 
@@ -93,6 +95,8 @@ def problem_of(options: argparse.Namespace, folder: Path) -> tuple[Problem, NDAr
     validation = held_out_pairs(
         options.skills, options.validation // len(options.skills), seed=f"removal/{options.seed}"
     )
+    if options.plain:
+        pairs, validation = plain(pairs), plain(validation)
     return Problem(base, lora, dpo, pairs, validation, folder, options.seed), exchanged
 
 
@@ -103,6 +107,7 @@ def removal(
     methods: Sequence[str],
     subsets: int,
     removed: float,
+    new_batches: bool = False,
     journal: Path | None = None,
 ) -> list[Score]:
     """Value, retrain, compare."""
@@ -114,7 +119,7 @@ def removal(
         values[name] = METHODS[name].load()(replace(problem, workdir=folder)).values
         seconds[name] = time.perf_counter() - started
         _say(f"{name}: valued in {seconds[name]:.1f} s")
-    taken, rises = _retrained(problem, subsets, removed, journal)
+    taken, rises = _retrained(problem, subsets, removed, new_batches, journal)
     scores = []
     for name in methods:
         predicted = taken @ values[name]
@@ -125,7 +130,7 @@ def removal(
 
 
 def _retrained(
-    problem: Problem, subsets: int, removed: float, journal: Path | None
+    problem: Problem, subsets: int, removed: float, new_batches: bool, journal: Path | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Which pairs were taken out, shape (subsets, n), and by how much the validation loss rose."""
     course = Course(problem)
@@ -137,7 +142,10 @@ def _retrained(
     losses = [] if journal is None or not journal.exists() else json.loads(journal.read_text())
     while len(losses) <= subsets:
         without = np.zeros(count) if not losses else taken[len(losses) - 1]
-        theta = course.final(weights=torch.from_numpy(1 - without))
+        if new_batches:
+            theta = course.without(np.flatnonzero(without).tolist()).final()
+        else:
+            theta = course.final(weights=torch.from_numpy(1 - without))
         losses.append(course.model.loss_at(course.validation, theta))
         if journal is not None:
             write_atomic(journal, json.dumps(losses).encode())
@@ -178,6 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warmup-steps", type=int, default=4)
     parser.add_argument("--subsets", type=int, default=30)
     parser.add_argument("--removed", type=float, default=0.1)
+    parser.add_argument("--new-batches", action="store_true", help="leave no holes in batches")
+    parser.add_argument("--plain", action="store_true", help="pairs without the chat template: shorter")
     parser.add_argument("--methods", nargs="+", default=list(AWARE), choices=list(METHODS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
@@ -194,7 +204,8 @@ def main(arguments: list[str] | None = None) -> None:
             methods=options.methods,
             subsets=options.subsets,
             removed=options.removed,
-            journal=folder / "losses.json",
+            new_batches=options.new_batches,
+            journal=folder / ("losses-new-batches.json" if options.new_batches else "losses.json"),
         ):
             sys.stdout.write(f"{score}\n")
 

@@ -52,3 +52,13 @@ def test_a_pair_of_no_weight_leaves_the_others_in_their_steps(problem_of: Make) 
     assert torch.equal(whole, course.final())
     weights[3] = 0
     assert not torch.equal(course.final(weights=weights), whole)
+
+
+def test_a_course_without_a_pair_is_the_training_of_the_others(problem_of: Make, tmp_path: Path) -> None:
+    problem = problem_of()
+    course = Course(problem).without([3])
+    course.final()
+    others = [pair for place, pair in enumerate(problem.pairs) if place != 3]
+    trained = train_adapter(problem.base, others, dpo=problem.dpo, lora=problem.lora, workdir=tmp_path)
+    assert len(course.steps) == trained.statistics.steps
+    assert cosine(course.model.tensors(), trained.tensors, problem.lora) > 0.99999
