@@ -184,7 +184,8 @@ def value(
     base_model: Annotated[str, typer.Option(help="Hub id, folder, GGUF file, package:NAME or `tiny`.")],
     method: Annotated[str, typer.Option(help="How to value them; --list-methods explains.")] = "in-run",
     validation: Annotated[
-        Path | None, typer.Option(help="Pairs to measure on, such as a round's public development pairs.")
+        Path | None,
+        typer.Option(help="Pairs to measure on; left out, development.jsonl beside the manifest of --terms."),
     ] = None,
     hold_out: Annotated[
         float | None, typer.Option(help="Or keep this fraction of your own prompts to measure on.")

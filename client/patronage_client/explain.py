@@ -62,6 +62,11 @@ def explain(manifest: Manifest) -> Iterator[str]:
             f"{manifest.dispute.pairs} held-out pairs opened to everybody, each shown to be among those that "
             "were committed to."
         )
+    if manifest.development is not None:
+        yield (
+            f"With the invitation come {manifest.development.pairs} public development pairs, none of them "
+            "held out: `patronage owner value --terms invitation.json` measures your pairs on them."
+        )
     deadlines = manifest.deadlines
     yield (
         f"Accept until {_moment(deadlines.accept)}, commit until {_moment(deadlines.commit)}, hand over "

@@ -17,6 +17,7 @@ __all__ = [
     "AnyGameTerms",
     "BaseModelTerms",
     "Deadlines",
+    "DevelopmentTerms",
     "DisputeTerms",
     "DpoTerms",
     "GameTerms",
@@ -353,6 +354,16 @@ class DisputeTerms(Canonical):
         return self
 
 
+class DevelopmentTerms(Canonical):
+    """Public pairs that anybody may measure on before and during a round; none is held out.
+
+    They are in a file of their own: `content` is the digest of its canonical lines (see `development`).
+    """
+
+    content: Digest
+    pairs: Positive
+
+
 class Manifest(Canonical):
     """The whole agreement.
 
@@ -380,6 +391,7 @@ class Manifest(Canonical):
     deadlines: Deadlines
     witness: WitnessTerms
     dispute: DisputeTerms = DisputeTerms()
+    development: DevelopmentTerms | None = None
     versions: dict[str, str]
 
     @model_validator(mode="after")

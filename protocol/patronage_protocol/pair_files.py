@@ -17,7 +17,7 @@ from patronage_protocol.files import write_atomic
 from patronage_protocol.preferences import PreferencePair, pair_from_row
 from patronage_protocol.row_files import FORMS, Unparsed, is_row_file, read_rows
 
-__all__ = ["BadRow", "LoadedPairs", "owners_from_folder", "read_pairs", "write_pairs"]
+__all__ = ["BadRow", "Check", "LoadedPairs", "owners_from_folder", "pair_lines", "read_pairs", "write_pairs"]
 
 Check = Callable[[PreferencePair], str | None]
 _NAME = TypeAdapter(Name)
@@ -81,7 +81,12 @@ def write_pairs(path: Path, pairs: Iterable[PreferencePair]) -> None:
     Raises:
         UnavailableError: the disk is full or not writable; `path` is as it was.
     """
-    write_atomic(path, b"".join(pair.encode() + b"\n" for pair in pairs))
+    write_atomic(path, pair_lines(pairs))
+
+
+def pair_lines(pairs: Iterable[PreferencePair]) -> bytes:
+    """Pairs as canonical JSON, one line each."""
+    return b"".join(pair.encode() + b"\n" for pair in pairs)
 
 
 def owners_from_folder(folder: Path, *, held_out: Path | None = None) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from patronage_protocol.ledger.trust import quorum_size
 from patronage_protocol.manifest import (
     MAX_WITNESSES,
     Deadlines,
+    DevelopmentTerms,
     HeldOutTerms,
     LoraTerms,
     Manifest,
@@ -39,6 +40,7 @@ def draw_up(
     held_out: HeldOutTerms,
     now: int,
     history: Sequence[Round] = (),
+    development: DevelopmentTerms | None = None,
 ) -> Manifest:
     """The manifest of a round that opens `now` (Unix seconds), after the rounds of `history`.
 
@@ -69,6 +71,7 @@ def draw_up(
         "dpo": terms.dpo,
         "intake": terms.intake,
         "held_out": held_out,
+        "development": development,
         "game": terms.game,
         "interval": terms.interval,
         "payout": terms.payout,

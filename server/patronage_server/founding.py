@@ -11,11 +11,13 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
+from patronage_protocol.development import DEVELOPMENT
 from patronage_protocol.errors import DataError, UsageError
 from patronage_protocol.files import read_bytes, whole_folder, write_atomic
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.pair_files import read_pairs, write_pairs
 from patronage_server.certificates import KeyPair, expiry, make_authority, make_server_certificate
+from patronage_server.development import apart
 from patronage_server.network import Network, NetworkConfig, split_address
 
 __all__ = ["Founding", "found_operator", "renew", "write_toml"]
@@ -32,6 +34,7 @@ class Founding:
         network: names and addresses.
         base_model: hub id, folder, GGUF file or `tiny`.
         held_out: the pairs on which coalitions are scored; a copy is kept.
+        development: public pairs that owners may measure on; a copy is kept.
         terms: a file of round terms that were looked at, or None for the template.
         second_place: the file for the head signed last, in a folder that is there; None for the own folder.
     """
@@ -41,17 +44,20 @@ class Founding:
     held_out: Path
     terms: Path | None = None
     second_place: Path | None = None
+    development: Path | None = None
 
 
 def found_operator(folder: Path, founding: Founding) -> PublicKey:
     """Make the folder; returns the operator's public key, which owners need from a channel they trust.
 
     Raises:
-        UsageError: something is there already.
-        DataError: the held-out pairs are unusable.
+        UsageError: something is there already, or development pairs share prompts with held-out ones.
+        DataError: held-out or development pairs are unusable.
         UnavailableError: a file cannot be read or written.
     """
     pairs = read_pairs(founding.held_out).pairs
+    public = None if founding.development is None else read_pairs(founding.development).pairs
+    apart(public or (), pairs, "development pairs", "the held-out pairs, on which rounds are scored")
     if founding.second_place is not None and not founding.second_place.parent.is_dir():
         raise UsageError(
             f"a folder {founding.second_place.parent}", got="none", do="make it, best on another disk"
@@ -63,6 +69,8 @@ def found_operator(folder: Path, founding: Founding) -> PublicKey:
         key.save(new / "key.pem", None)
         write_atomic(new / "held-out.secret", secrets.token_bytes(SECRET_BYTES), mode=0o600)
         write_pairs(new / "held-out.jsonl", pairs)
+        if public is not None:
+            write_pairs(new / DEVELOPMENT, public)
         write_atomic(new / "terms.toml", terms)
         settings = {"base_model": founding.base_model}
         if founding.second_place is None:

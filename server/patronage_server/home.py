@@ -4,6 +4,7 @@
     key.pem                  its Ed25519 key (PKCS#8), mode 0600
     manifest.json            the terms of the round, canonical bytes
     held-out.jsonl           the pairs on which coalitions are scored
+    development.jsonl        public pairs that owners may measure on; perhaps none
     held-out.secret          32 bytes from which the salts of the held-out commitment follow, mode 0600
     ledger.sqlite            the store
     adapters/<owner>.safetensors
@@ -22,6 +23,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
+from patronage_protocol.development import DEVELOPMENT
 from patronage_protocol.errors import UnavailableError
 from patronage_protocol.files import read_bytes
 from patronage_protocol.held_out import HeldOutSet
@@ -95,6 +97,11 @@ class OperatorHome:
     def held_out(self) -> Path:
         """The held-out pairs."""
         return self.path / "held-out.jsonl"
+
+    @property
+    def development(self) -> Path:
+        """The public development pairs, if the operator has any."""
+        return self.path / DEVELOPMENT
 
     def candidates(self, number: int) -> Path:
         """The candidates of a round, under the utility `reward`."""

@@ -12,6 +12,7 @@ from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.settings import read_settings
 from patronage_server.book import Book
 from patronage_server.bundle import BUNDLE
+from patronage_server.development import published_development
 from patronage_server.drafting import draw_up
 from patronage_server.home import OperatorHome
 from patronage_server.network import Network
@@ -57,6 +58,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
         held_out=held_out.commitment,
         now=now,
         history=history,
+        development=published_development(home, held_out.pairs),
     )
     write_atomic(home.path / "manifest.json", manifest.encode())
     invitation = Invitation(

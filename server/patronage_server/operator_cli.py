@@ -24,6 +24,9 @@ def init(
     address: Annotated[str, typer.Option(help="Where owners reach this machine, HOST:PORT.")],
     base_model: Annotated[str, typer.Option(help="Hub id, folder, GGUF file or `tiny`.")],
     heldout: Annotated[Path, typer.Option(help="The preference pairs on which coalitions are scored.")],
+    development: Annotated[
+        Path | None, typer.Option(help="Public pairs that owners may measure on; none of them held out.")
+    ] = None,
     name: Annotated[str, typer.Option(help="The operator's name in the consortium.")] = "operator",
     terms: Annotated[Path | None, typer.Option(help="Round terms (TOML); a template if left out.")] = None,
     second_place: Annotated[
@@ -56,7 +59,7 @@ def init(
         from patronage_server.terms import RoundTerms
 
         read_settings(terms, RoundTerms)
-    key = found_operator(home, Founding(network, base_model, heldout, terms, second_place))
+    key = found_operator(home, Founding(network, base_model, heldout, terms, second_place, development))
     if as_json:
         print_json({"operator_key": key.text, "folder": str(home)})
         return
@@ -100,21 +103,34 @@ def invite(home: Home, as_json: Json = False) -> None:
     from patronage_server.invite import invite as draw_up
     from patronage_server.network import Network
 
-    manifest = draw_up(OperatorHome.load(home), Network.load(home), now=int(time.time()))
+    operator_home = OperatorHome.load(home)
+    manifest = draw_up(operator_home, Network.load(home), now=int(time.time()))
     path = home / "invitation.json"
+    development = str(operator_home.development) if manifest.development else None
     if as_json:
-        print_json({"invitation": str(path), "manifest": manifest.digest, "round": manifest.round})
+        print_json(
+            {
+                "invitation": str(path),
+                "development": development,
+                "manifest": manifest.digest,
+                "round": manifest.round,
+            }
+        )
         return
     typer.echo(manifest.digest)
-    typer.echo(f"Send {path} to the {len(manifest.owners)} owners of round {manifest.round}.", err=True)
+    files = f"{path} and {development}" if development else path
+    typer.echo(f"Send {files} to the {len(manifest.owners)} owners of round {manifest.round}.", err=True)
 
 
 @operator.command("quote-model")
 def quote_model(
     home: Home,
     sample: Annotated[Path, typer.Argument(help="Public pairs that the large model scores.")],
-    objective: Annotated[Path, typer.Option(help="Public pairs to score on; never the held-out ones.")],
     out: Annotated[Path, typer.Option(help="Where to write the signed quote model.")],
+    objective: Annotated[
+        Path | None,
+        typer.Option(help="Public pairs to score on, never the held-out ones; the development pairs."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Let prospective owners see what their pairs would be worth, from the text alone.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patronage_protocol.canonical import canonical_bytes, sha256
-from patronage_protocol.errors import UsageError
 from patronage_protocol.joining import write_envelope
 from patronage_protocol.manifest import LoraTerms
 from patronage_protocol.pair_files import read_pairs
@@ -21,25 +20,26 @@ from patronage_protocol.policy import (
     tokenize_pairs,
 )
 from patronage_protocol.policy.linearised import Checkpoint, linearised_influence, objective_gradient
-from patronage_protocol.preferences import PreferencePair, overlap
 from patronage_protocol.quotes.features import pair_features
 from patronage_protocol.quotes.model import QuoteModel, Scored, draw_up
 from patronage_protocol.quotes.student import fit_student
 from patronage_protocol.settings import read_settings
+from patronage_server.development import apart
 from patronage_server.home import OperatorHome
 from patronage_server.terms import RoundTerms
 
 __all__ = ["QuoteSource", "make_quote_model"]
 
-Pairs = tuple[PreferencePair, ...]
-
 
 @dataclass(frozen=True)
 class QuoteSource:
-    """Files of public pairs: the sample that is scored, and the objective that it is scored on."""
+    """Files of public pairs: the sample that is scored, and the objective that it is scored on.
+
+    Without an objective the operator's development pairs are it.
+    """
 
     sample: Path
-    objective: Path
+    objective: Path | None = None
 
 
 def make_quote_model(home: OperatorHome, consortium: str, source: QuoteSource, out: Path) -> QuoteModel:
@@ -64,10 +64,12 @@ def make_quote_model(home: OperatorHome, consortium: str, source: QuoteSource, o
         init_seed=terms.lora.init_seed,
         groups=lora_groups(base.model, terms.lora.target_modules),
     )
+    aim = home.development if source.objective is None else source.objective
     check = length_check(base, terms.dpo.max_length)
-    sample, objective = (read_pairs(path, check=check).pairs for path in (source.sample, source.objective))
-    _apart(objective, sample, "the sample")
-    _apart(objective, read_pairs(home.held_out).pairs, "the held-out pairs, on which rounds are scored")
+    sample, objective = (read_pairs(path, check=check).pairs for path in (source.sample, aim))
+    apart(objective, sample, "an objective", "the sample")
+    held_out = read_pairs(home.held_out).pairs
+    apart(objective, held_out, "an objective", "the held-out pairs, on which rounds are scored")
     start = Checkpoint.start(base, lora, terms.dpo.beta)
     tokens = tokenize_pairs(base, sample, max_length=terms.dpo.max_length)
     with progress_bar("objective") as progress:
@@ -91,13 +93,3 @@ def make_quote_model(home: OperatorHome, consortium: str, source: QuoteSource, o
     )
     write_envelope(out, model.seal(home.key))
     return model
-
-
-def _apart(objective: Pairs, others: Pairs, what: str) -> None:
-    shared = overlap(objective, others).prompts
-    if shared:
-        raise UsageError(
-            f"an objective that shares no prompt with {what}",
-            got=f"{len(shared)} of {len(objective)} prompts that do (the first is number {shared[0] + 1})",
-            do="name other public pairs with --objective",
-        )

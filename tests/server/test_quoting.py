@@ -61,7 +61,7 @@ def test_the_file_is_signed_and_quotes_pairs_from_their_text(home: Path, tmp_pat
 def test_the_held_out_pairs_are_no_objective(home: Path, tmp_path: Path) -> None:
     source = QuoteSource(tmp_path / "sample.jsonl", tmp_path / "held-out.jsonl")
     with pytest.raises(
-        UsageError, match="shares no prompt with the held-out pairs, on which rounds are scored"
+        UsageError, match="share no prompt with the held-out pairs, on which rounds are scored"
     ):
         make_quote_model(OperatorHome.load(home), "demo", source, tmp_path / "quote.json")
     assert not (tmp_path / "quote.json").exists()
@@ -69,7 +69,7 @@ def test_the_held_out_pairs_are_no_objective(home: Path, tmp_path: Path) -> None
 
 def test_a_sample_is_not_scored_on_itself(home: Path, tmp_path: Path) -> None:
     source = QuoteSource(tmp_path / "sample.jsonl", tmp_path / "sample.jsonl")
-    with pytest.raises(UsageError, match="shares no prompt with the sample, got 60 of 60"):
+    with pytest.raises(UsageError, match="share no prompt with the sample, got 60 of 60"):
         make_quote_model(OperatorHome.load(home), "demo", source, tmp_path / "quote.json")
 
 

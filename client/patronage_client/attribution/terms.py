@@ -14,7 +14,7 @@ from patronage_protocol.manifest import DpoTerms, LoraTerms, Manifest
 from patronage_protocol.policy import BaseModel, check_same_base, lora_groups
 from patronage_protocol.settings import Settings, read_settings
 
-__all__ = ["TrainingChoice", "training_terms"]
+__all__ = ["TrainingChoice", "manifest_in", "training_terms"]
 
 MAX_TERMS = 32 * 2**20
 
@@ -63,8 +63,8 @@ def training_terms(path: Path | None, base: BaseModel) -> tuple[LoraTerms, DpoTe
         LocalProtocolError: the manifest is of another base model.
         UsageError: LoRA targets that the model does not have.
     """
-    if path is not None and path.suffix != ".toml":
-        manifest = _manifest(path)
+    manifest = manifest_in(path)
+    if manifest is not None:
         check_same_base(manifest.base_model, base)
         return manifest.lora, manifest.dpo
     choice = TrainingChoice() if path is None else read_settings(path, TrainingChoice)
@@ -77,7 +77,15 @@ def training_terms(path: Path | None, base: BaseModel) -> tuple[LoraTerms, DpoTe
     return lora, DpoTerms.model_validate(choice.dpo.model_dump())
 
 
-def _manifest(path: Path) -> Manifest:
+def manifest_in(path: Path | None) -> Manifest | None:
+    """The manifest of a round, from its own file or from an invitation; None of a TOML file, or of none.
+
+    Raises:
+        UnavailableError: it cannot be read.
+        DataError: it holds something else.
+    """
+    if path is None or path.suffix == ".toml":
+        return None
     data = read_bytes(path, limit=MAX_TERMS)
     try:
         value = strict_json(data, what="the terms")

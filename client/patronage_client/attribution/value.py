@@ -15,12 +15,13 @@ import torch
 from patronage_client.attribution.methods import method_named
 from patronage_client.attribution.problem import Problem, Valuation, check_problem
 from patronage_client.attribution.table import kept, rows, write_table
-from patronage_client.attribution.terms import training_terms
+from patronage_client.attribution.terms import manifest_in, training_terms
 from patronage_protocol.canonical import canonical_bytes, sha256
+from patronage_protocol.development import DEVELOPMENT, check_development
 from patronage_protocol.errors import UnavailableError, UsageError
 from patronage_protocol.files import write_atomic
 from patronage_protocol.manifest import DpoTerms, LoraTerms
-from patronage_protocol.pair_files import LoadedPairs, read_pairs, write_pairs
+from patronage_protocol.pair_files import Check, LoadedPairs, read_pairs, write_pairs
 from patronage_protocol.policy import BaseModel, length_check, progress_bar, shared_base_model
 from patronage_protocol.preferences import PreferencePair
 
@@ -74,10 +75,7 @@ def value_pairs(request: Request) -> ValuedPairs:
     lora, dpo = training_terms(request.terms, base)
     check = length_check(base, dpo.max_length)
     loaded = read_pairs(request.data, on_bad_row=request.on_bad_row, check=check)
-    if request.validation is None:
-        loaded, validation = hold_out(loaded, request.hold_out or 0.0)
-    else:
-        validation = read_pairs(request.validation, on_bad_row=request.on_bad_row, check=check).pairs
+    loaded, validation = _measured_on(request, loaded, check)
     check_problem(loaded.pairs, validation)
     work = _folder(request.out / "work" / _job(request, (base, lora, dpo), loaded, validation))
     with progress_bar(f"{method.name}") as progress:
@@ -97,6 +95,28 @@ def hold_out(loaded: LoadedPairs, fraction: float) -> tuple[LoadedPairs, tuple[P
     return LoadedPairs(
         tuple(loaded.pairs[i] for i in left), tuple(loaded.places[i] for i in left), loaded.skipped
     ), tuple(pair for pair, away in zip(loaded.pairs, aside, strict=True) if away)
+
+
+def _measured_on(
+    request: Request, loaded: LoadedPairs, check: Check
+) -> tuple[LoadedPairs, tuple[PreferencePair, ...]]:
+    """The pairs to value, and those to measure on: named, held out, or the development pairs of the round."""
+    if request.validation is not None:
+        return loaded, read_pairs(request.validation, on_bad_row=request.on_bad_row, check=check).pairs
+    manifest = manifest_in(request.terms)
+    if request.hold_out is not None or manifest is None or manifest.development is None:
+        return hold_out(loaded, request.hold_out or 0.0)
+    assert request.terms is not None, "a manifest came from a file"
+    public = request.terms.parent / DEVELOPMENT
+    if not public.exists():
+        raise UsageError(
+            f"the round's development pairs at {public}",
+            got="no such file",
+            do="put the operator's file there, or choose others with --validation or --hold-out",
+        )
+    pairs = read_pairs(public, check=check).pairs
+    check_development(manifest.development, pairs, where=str(public))
+    return loaded, pairs
 
 
 def _check(request: Request) -> None:

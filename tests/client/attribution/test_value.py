@@ -15,8 +15,11 @@ from patronage_client.attribution.problem import Problem, Valuation, check_probl
 from patronage_client.attribution.table import kept
 from patronage_client.attribution.value import Request, value_pairs
 from patronage_client.cli import owner
+from patronage_protocol.development import development_terms
 from patronage_protocol.errors import DataError, UsageError
+from patronage_protocol.manifest import Manifest
 from patronage_protocol.pair_files import read_pairs, write_pairs
+from patronage_protocol.policy import load_base_model
 
 Make = Callable[..., Problem]
 
@@ -75,6 +78,45 @@ def test_the_best_pairs_are_kept() -> None:
     valuation = Valuation("m", "u", np.array([3.0, -1.0, 2.0, 5.0, 0.0]))
     assert kept(valuation, 0.6) == (0, 2, 3)
     assert kept(valuation, 0.01) == (3,)
+
+
+@pytest.fixture
+def invited(tmp_path: Path, manifest_of: Callable[..., Manifest], some_pairs: Callable[..., Any]) -> Path:
+    """A manifest of the tiny model with development pairs beside it."""
+    public = some_pairs("dev", 3)
+    write_pairs(tmp_path / "development.jsonl", public)
+    manifest = manifest_of("ann", "bob").model_copy(
+        update={"base_model": load_base_model("tiny").terms(), "development": development_terms(public)}
+    )
+    (tmp_path / "manifest.json").write_bytes(manifest.encode())
+    return tmp_path
+
+
+def test_the_development_pairs_of_the_round_are_measured_on(
+    request_of: Callable[..., Request], invited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Problem] = []
+    monkeypatch.setattr(
+        methods.Method, "load", lambda _: lambda problem: seen.append(problem) or by_length(problem)
+    )
+    value_pairs(request_of(validation=None, terms=invited / "manifest.json"))
+    assert seen[0].validation == read_pairs(invited / "development.jsonl").pairs
+    assert len(seen[0].pairs) == 10
+
+
+def test_development_pairs_must_be_those_of_the_manifest_and_not_the_owners_own(
+    request_of: Callable[..., Request], invited: Path, some_pairs: Callable[..., Any]
+) -> None:
+    request = request_of(validation=None, terms=invited / "manifest.json")
+    write_pairs(request.data, [*some_pairs("alice", 5), some_pairs("dev", 3)[1]])
+    with pytest.raises(UsageError, match="1 of 3 that are"):
+        value_pairs(request)
+    write_pairs(invited / "development.jsonl", some_pairs("dev", 2))
+    with pytest.raises(DataError, match="the 3 development pairs of the manifest"):
+        value_pairs(request)
+    (invited / "development.jsonl").unlink()
+    with pytest.raises(UsageError, match="put the operator's file there"):
+        value_pairs(request)
 
 
 def test_a_part_of_the_own_prompts_can_be_held_out(
