@@ -6,7 +6,7 @@ one store. After any storage error the database refuses further work until it is
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -20,9 +20,10 @@ from patronage_protocol.errors import (
     UsageError,
 )
 
-__all__ = ["Database"]
+__all__ = ["Database", "Row"]
 
-_Row = tuple[Any, ...]
+Row = tuple[Any, ...]
+"""The values of one row."""
 
 _PRAGMAS = (
     "synchronous=FULL",
@@ -56,7 +57,7 @@ class Database:
             raise
 
     @classmethod
-    def create(cls, path: Path, *, application_id: int, schema: str, rows: dict[str, list[_Row]]) -> Self:
+    def create(cls, path: Path, *, application_id: int, schema: str, rows: dict[str, list[Row]]) -> Self:
         """Make a new file with `schema` and first `rows` (by table), whole or not at all, and open it.
 
         Raises:
@@ -108,15 +109,26 @@ class Database:
         finally:
             self._roll_back()
 
-    def execute(self, statement: str, *rows: _Row) -> None:
-        """Run one statement for each row of parameters."""
+    def write(self, *statements: tuple[str, Sequence[Row]]) -> None:
+        """One transaction: each statement once for each of its rows; on disk before it returns.
+
+        Raises:
+            UnavailableError: the storage failed.
+            LocalProtocolError: a statement tried to change what is there.
+        """
         self._require_whole()
         try:
-            self._connection.executemany(statement, rows)
-        except sqlite3.Error as error:
-            raise self._error(error) from error
+            self._connection.execute("BEGIN IMMEDIATE")
+            for statement, rows in statements:
+                self._connection.executemany(statement, rows)
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, sqlite3.Error):
+                raise self._error(error) from error
+            raise
 
-    def query(self, statement: str, parameters: _Row = ()) -> list[_Row]:
+    def query(self, statement: str, parameters: Row = ()) -> list[Row]:
         """All rows of a query."""
         self._require_whole()
         try:
@@ -124,7 +136,7 @@ class Database:
         except sqlite3.Error as error:
             raise self._error(error) from error
 
-    def one(self, statement: str, parameters: _Row = ()) -> _Row | None:
+    def one(self, statement: str, parameters: Row = ()) -> Row | None:
         """The first row of a query, or None."""
         rows = self.query(statement, parameters)
         return rows[0] if rows else None
@@ -134,7 +146,9 @@ class Database:
         if row != (application_id,):
             self._connection.close()
             raise FormatError(
-                f"a store of kind {application_id:#x} at {self.path}", got=f"kind {row}", do="check the path"
+                f"a store of kind {application_id:#x} at {self.path}",
+                got=f"kind {row[0] if row else 0:#x}",
+                do="check the path; a store of an earlier version is for that version",
             )
 
     def _roll_back(self) -> None:
@@ -184,7 +198,7 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _build(path: Path, application_id: int, schema: str, rows: dict[str, list[_Row]]) -> None:
+def _build(path: Path, application_id: int, schema: str, rows: dict[str, list[Row]]) -> None:
     # Under another name until it is whole: after a crash there is no file, or a complete one.
     temporary = path.with_name(f".{path.name}.part")
     try:

@@ -98,7 +98,7 @@ def _signatures(database: Database) -> Iterator[str]:
     if log is None or not keys or keys[0][0] != 0:
         yield "log, keys: no origin, or no key from the start"
         return
-    roots: dict[int, bytes] = dict(database.query("SELECT size, root FROM heads"))
+    roots: dict[int, bytes] = {0: merkle.EMPTY_ROOT, **dict(database.query("SELECT size, root FROM heads"))}
     for size, note in database.query("SELECT size, note FROM signed_heads ORDER BY size"):
         try:
             signed = SignedCheckpoint.parse(note)

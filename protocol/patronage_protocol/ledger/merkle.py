@@ -62,18 +62,20 @@ class Frontier:
         for leaf in leaves:
             self.append(leaf)
 
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf hash."""
-        carried, height = leaf, self.size
+    def append(self, leaf: bytes) -> list[bytes]:
+        """Add one leaf hash; return the roots of the perfect subtrees that end with it, by height."""
+        risen, height = [leaf], self.size
         while height & 1:
-            carried = node_hash(self._hashes.pop(), carried)
+            leaf = node_hash(self._hashes.pop(), leaf)
+            risen.append(leaf)
             height >>= 1
-        self._hashes.append(carried)
+        self._hashes.append(leaf)
         self.size += 1
+        return risen
 
     def copy(self) -> "Frontier":
         """An independent frontier of the same tree."""
-        twin = Frontier()
+        twin = object.__new__(Frontier)
         twin.size, twin._hashes = self.size, self._hashes.copy()
         return twin
 

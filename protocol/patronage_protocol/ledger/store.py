@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from patronage_protocol.errors import (
     FormatError,
@@ -28,7 +28,7 @@ from patronage_protocol.errors import (
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.ledger import merkle
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
-from patronage_protocol.ledger.database import Database
+from patronage_protocol.ledger.database import Database, Row
 from patronage_protocol.ledger.guard import Guard
 from patronage_protocol.ledger.notes import Note, NoteSignature, VerifierKey
 from patronage_protocol.ledger.schema import APPLICATION_ID, SCHEMA
@@ -75,11 +75,7 @@ class Ledger:
             raise UsageError(
                 f"no head in the second place {guard}", got="one of another ledger", do="choose another place"
             )
-        rows: dict[str, list[tuple[Any, ...]]] = {
-            "log": [(origin,)],
-            "keys": [(0, key.public.text)],
-            "heads": [(empty.size, empty.root)],
-        }
+        rows: dict[str, list[Row]] = {"log": [(empty.origin,)], "keys": [(0, key.public.text)]}
         database = Database.create(path, application_id=APPLICATION_ID, schema=SCHEMA, rows=rows)
         return cls._take(database, key, guard)
 
@@ -152,9 +148,7 @@ class Ledger:
             VerificationError: the store does not continue the head in the second place; nothing was done.
         """
         self._require_room(entries)
-        if entries:
-            self._commit(entries)
-        return Checkpoint(self.origin, self.size, self.root)
+        return self._commit(entries) if entries else Checkpoint(self.origin, self.size, self.root)
 
     def rotate(self, key: PrivateKey, statement: bytes) -> Checkpoint:
         """Append `statement`, and sign every later head with `key`: one transaction.
@@ -172,10 +166,10 @@ class Ledger:
             raise UsageError("a key that never signed here", got=key.public.text, do="make a new one")
         self._require_room([statement])
         self._signed = self._sign_head()  # what was appended under the old key is signed by it
-        self._commit([statement], key)
+        head = self._commit([statement], key)
         self._key = key
         self._keys = self._own_keys()
-        return Checkpoint(self.origin, self.size, self.root)
+        return head
 
     def verify_own(self, signed: SignedCheckpoint) -> None:
         """Check that the key of this ledger at that size signed a checkpoint.
@@ -251,10 +245,7 @@ class Ledger:
                 "the size of a signed head", got=str(size), do="cosign a checkpoint of this ledger"
             )
         rows = [(size, line.name, line.keyid, line.signature) for line in cosignatures]
-        with self._database.transaction():
-            self._database.execute(
-                "INSERT INTO cosignatures VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", *rows
-            )
+        self._database.write(("INSERT INTO cosignatures VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", rows))
 
     def last_cosigned(self, name: str, keyid: bytes) -> int:
         """The size of the largest head of which a cosignature by this key is stored, or 0."""
@@ -275,8 +266,7 @@ class Ledger:
                 f"a blob of at most {MAX_BLOB_BYTES} bytes", got=f"{len(data)} bytes", do="split it"
             )
         digest = hashlib.sha256(data).hexdigest()
-        with self._database.transaction():
-            self._database.execute("INSERT INTO blobs VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, data))
+        self._database.write(("INSERT INTO blobs VALUES (?, ?) ON CONFLICT DO NOTHING", [(digest, data)]))
         return digest
 
     def blob(self, digest: str) -> bytes:
@@ -359,30 +349,34 @@ class Ledger:
         return bytes(row[0]), bytes(row[1])
 
     def _head(self) -> tuple[int, bytes]:
-        row = self._database.one("SELECT size, root FROM heads ORDER BY size DESC LIMIT 1")
+        row = self._database.one("SELECT number, root FROM entries ORDER BY number DESC LIMIT 1")
         if row is None:
+            return 0, merkle.EMPTY_ROOT
+        if row[1] is None:
             raise self._damaged("no head")
-        return int(row[0]), bytes(row[1])
+        return int(row[0]) + 1, bytes(row[1])
 
-    def _commit(self, entries: Sequence[bytes], next_key: PrivateKey | None = None) -> None:
+    def _commit(self, entries: Sequence[bytes], next_key: PrivateKey | None = None) -> Checkpoint:
         self._ask_second_place()
-        tree, filled = self._tree.extended(merkle.leaf_hash(entry) for entry in entries)
-        database = self._database
+        tree, filled = self._tree.extended(map(merkle.leaf_hash, entries))
+        head = Checkpoint(self.origin, tree.size, tree.root)
+        rows: list[Row] = [(number, None, entry) for number, entry in enumerate(entries, self.size)]
+        rows[-1] = (head.size - 1, head.root, entries[-1])
+        statements: list[tuple[str, Sequence[Row]]] = [("INSERT INTO entries VALUES (?, ?, ?)", rows)]
+        if filled:
+            statements.append(("INSERT INTO tiles VALUES (?, ?, ?, ?, ?)", filled))
+        if next_key:
+            statements.append(("INSERT INTO keys VALUES (?, ?)", [(head.size, next_key.public.text)]))
         try:
-            with database.transaction():
-                database.execute("INSERT INTO entries VALUES (?, ?)", *enumerate(entries, self.size))
-                if filled:
-                    database.execute("INSERT INTO tiles VALUES (?, ?, ?, ?, ?)", *filled)
-                database.query("INSERT INTO heads VALUES (?, ?)", (tree.size, tree.root))
-                if next_key:
-                    database.query("INSERT INTO keys VALUES (?, ?)", (tree.size, next_key.public.text))
-        except LocalProtocolError as error:  # a trigger: our numbers do not follow on what is there
+            self._database.write(*statements)
+        except LocalProtocolError as error:  # our numbers do not follow on what is there
             raise UnavailableError(
-                f"{self.size} entries in {database.path}, as when it was opened",
+                f"{self.size} entries in {self._database.path}, as when it was opened",
                 got="entries by another process",
                 do="find the other process, then open the ledger again",
             ) from error
         self._tree = tree
+        return head
 
     def _sign_head(self) -> SignedCheckpoint:
         size, root = self._head()
@@ -393,8 +387,7 @@ class Ledger:
                 # From here on a signed head without a second place is a loss, and not a start cut short.
                 self._guard.record(Checkpoint(self.origin, 0, merkle.EMPTY_ROOT).sign(self._key))
             signed = Checkpoint(self.origin, size, root).sign(self._key)
-            with self._database.transaction():
-                self._database.execute("INSERT INTO signed_heads VALUES (?, ?)", (size, signed.encode()))
+            self._database.write(("INSERT INTO signed_heads VALUES (?, ?)", [(size, signed.encode())]))
         else:
             signed = SignedCheckpoint(Checkpoint(self.origin, size, root), Note.parse(stored[0]))
             self.verify_own(signed)
@@ -403,13 +396,13 @@ class Ledger:
         return signed
 
     def _require_room(self, entries: Sequence[bytes]) -> None:
-        for entry in entries:
-            if len(entry) > MAX_ENTRY_BYTES:
-                raise UsageError(
-                    f"an entry of at most {MAX_ENTRY_BYTES} bytes",
-                    got=f"{len(entry)} bytes",
-                    do="store it with put_blob and let the entry hold its digest",
-                )
+        longest = max(map(len, entries), default=0)
+        if longest > MAX_ENTRY_BYTES:
+            raise UsageError(
+                f"an entry of at most {MAX_ENTRY_BYTES} bytes",
+                got=f"{longest} bytes",
+                do="store it with put_blob and let the entry hold its digest",
+            )
 
     def _ask_second_place(self) -> None:
         if self._guard is not None:

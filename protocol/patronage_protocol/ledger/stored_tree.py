@@ -9,14 +9,15 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from patronage_protocol.ledger.merkle import HASH_BYTES, Frontier, NodeSource
-from patronage_protocol.ledger.tiles import TILE_WIDTH, node_in_tile, perfect_root
+from patronage_protocol.ledger.tiles import TILE_HEIGHT, node_in_tile, perfect_root
 
 __all__ = ["FullTile", "StoredTree", "nodes_of_leaves"]
 
 CACHED_TILES = 512
 KNOWN_NODES = 8192
 
-MIDDLE_WIDTH = 16
+MIDDLE_HEIGHT = 4
+MIDDLE_WIDTH = 1 << MIDDLE_HEIGHT
 """Hashes under one hash of `middle`: with those, a node costs at most 7 hashes instead of 127."""
 
 
@@ -40,17 +41,19 @@ class StoredTree:
     def __init__(
         self, size: int, edge: Sequence[Sequence[bytes]], fetch: Callable[[int, int], tuple[bytes, bytes]]
     ) -> None:
-        self._edge = [list(hashes) for hashes in edge]
-        self._full = [size // TILE_WIDTH ** (level + 1) for level in range(len(self._edge))]
+        # Two rows for each level: the hashes of its partial tile, and the roots over 16 of them each.
+        # Trees that grew from each other share all rows but the first: those are replaced, never changed.
+        self._rows = [row for hashes in edge or [[]] for row in (list(hashes), _middle(hashes))]
         self._fetch = lru_cache(maxsize=CACHED_TILES)(fetch)
         self._known: dict[tuple[int, int], bytes] = {}
+        self._size = size  # asked for nodes while the frontier is made
         self._frontier = Frontier.of(size, self.node)
         self._root: bytes | None = None
 
     @property
     def size(self) -> int:
         """Number of entries."""
-        return self._frontier.size
+        return self._size
 
     @property
     def root(self) -> bytes:
@@ -65,14 +68,16 @@ class StoredTree:
         The new tree may be asked for nodes only once those tiles can be fetched.
         """
         twin = object.__new__(StoredTree)
-        twin._edge = [hashes.copy() for hashes in self._edge]
-        twin._full = self._full.copy()
+        twin._rows = [self._rows[0].copy(), *self._rows[1:]]
         twin._fetch, twin._known = self._fetch, self._known
         twin._frontier, twin._root = self._frontier.copy(), None
         filled: list[FullTile] = []
         for leaf in leaves:
-            twin._frontier.append(leaf)
-            twin._push(leaf, filled)
+            risen = twin._frontier.append(leaf)
+            twin._rows[0].append(leaf)
+            if len(risen) > MIDDLE_HEIGHT:
+                twin._rise(risen[MIDDLE_HEIGHT::MIDDLE_HEIGHT], filled)
+        twin._size = twin._frontier.size
         return twin, filled
 
     def node(self, level: int, index: int) -> bytes:
@@ -86,31 +91,28 @@ class StoredTree:
 
     def _compute(self, level: int, index: int) -> bytes:
         tile_level, tile_index, first, count = node_in_tile(level, index)
-        if tile_index < self._full[tile_level]:
+        if tile_index < self._size >> TILE_HEIGHT * (tile_level + 1):
             hashes, middle = self._fetch(tile_level, tile_index)
             if count < MIDDLE_WIDTH:
                 return perfect_root(_split(hashes, first, count))
             return perfect_root(_split(middle, first // MIDDLE_WIDTH, count // MIDDLE_WIDTH))
-        return perfect_root(self._edge[tile_level][first : first + count])
+        row = self._rows[2 * tile_level]
+        if count >= MIDDLE_WIDTH:
+            row, first, count = self._rows[2 * tile_level + 1], first // MIDDLE_WIDTH, count // MIDDLE_WIDTH
+        return perfect_root(row[first : first + count])
 
-    def _push(self, leaf: bytes, filled: list[FullTile]) -> None:
-        carried, level = leaf, 0
-        while True:
-            if level == len(self._edge):
-                self._edge.append([])
-                self._full.append(0)
-            hashes = self._edge[level]
-            hashes.append(carried)
-            if len(hashes) < TILE_WIDTH:
-                return
-            middle = [
-                perfect_root(hashes[at : at + MIDDLE_WIDTH]) for at in range(0, TILE_WIDTH, MIDDLE_WIDTH)
-            ]
-            carried = perfect_root(middle)
-            filled.append(FullTile(level, self._full[level], b"".join(hashes), b"".join(middle), carried))
-            self._full[level] += 1
-            hashes.clear()
-            level += 1
+    def _rise(self, roots: list[bytes], filled: list[FullTile]) -> None:
+        """Take the roots of perfect subtrees of 16, 256, ... entries that end here; put away full tiles."""
+        for row, root in enumerate(roots, 1):
+            level, half = divmod(row, 2)
+            if not half:
+                hashes, middle = self._rows[row - 2 : row]
+                number = (self._frontier.size >> TILE_HEIGHT * level) - 1
+                filled.append(FullTile(level - 1, number, b"".join(hashes), b"".join(middle), root))
+                self._rows[row - 2 : row] = [[], []]
+            if row == len(self._rows):
+                self._rows += [[], []]
+            self._rows[row] = [*self._rows[row], root]
 
 
 def nodes_of_leaves(leaves: Sequence[bytes]) -> NodeSource:
@@ -124,6 +126,12 @@ def nodes_of_leaves(leaves: Sequence[bytes]) -> NodeSource:
     tree, filled = StoredTree(0, [], fetch).extended(leaves)
     stored |= {(tile.level, tile.number): tile for tile in filled}
     return tree.node
+
+
+def _middle(hashes: Sequence[bytes]) -> list[bytes]:
+    """The roots over each whole group of MIDDLE_WIDTH hashes."""
+    groups = (hashes[at : at + MIDDLE_WIDTH] for at in range(0, len(hashes), MIDDLE_WIDTH))
+    return [perfect_root(group) for group in groups if len(group) == MIDDLE_WIDTH]
 
 
 def _split(hashes: bytes, first: int, count: int) -> list[bytes]:

@@ -234,7 +234,7 @@ class Witness:
         checkpoint = request.signed.checkpoint
         with self._database.transaction():
             judge(self.last(checkpoint.origin), request, self._logs, time)
-            self._database.execute(
+            self._database.query(
                 "INSERT INTO seen (origin, size, root, time, note) VALUES (?, ?, ?, ?, ?)",
                 (checkpoint.origin, checkpoint.size, checkpoint.root, time, request.signed.encode()),
             )

@@ -29,7 +29,7 @@ def test_a_sound_store_has_no_problems_even_while_it_is_open(store: Path) -> Non
         ledger.append([b"one more"])
         report = fsck(store)
     assert report.problems == ()
-    assert (report.entries, report.heads, report.signed_heads, report.blobs) == (519, 5, 3, 1)
+    assert (report.entries, report.heads, report.signed_heads, report.blobs) == (519, 4, 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_a_sound_store_has_no_problems_even_while_it_is_open(store: Path) -> Non
         ("UPDATE tiles SET root = zeroblob(32) WHERE number = 1", "tile 1 of level 0"),
         ("DELETE FROM tiles WHERE number = 0", "tile 0 of level 0"),
         ("INSERT INTO tiles VALUES (3, 9, zeroblob(8192), zeroblob(512), zeroblob(32))", "tile 9 of level 3"),
-        ("UPDATE heads SET root = zeroblob(32) WHERE size = 3", "heads: the head of 3"),
-        ("DELETE FROM heads WHERE size = 518", "heads: 518 entries"),
+        ("UPDATE entries SET root = zeroblob(32) WHERE number = 2", "heads: the head of 3"),
+        ("UPDATE entries SET root = NULL WHERE number = 517", "heads: 518 entries"),
         ("UPDATE signed_heads SET note = x'00' WHERE size = 3", "signed_heads: 3"),
         (
             "UPDATE signed_heads SET note = (SELECT note FROM signed_heads WHERE size = 258) WHERE size = 3",

@@ -14,7 +14,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from patronage_protocol import files
 from patronage_protocol.canonical import sha256
-from patronage_protocol.errors import FormatError, UnavailableError, UsageError, VerificationError
+from patronage_protocol.errors import (
+    FormatError,
+    LocalProtocolError,
+    UnavailableError,
+    UsageError,
+    VerificationError,
+)
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger import merkle
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
@@ -162,9 +168,7 @@ def test_an_operator_without_the_lock_is_noticed(tmp_path: Path) -> None:
         assert list(ledger.entries()) == [b"a", b"b"]
 
 
-@pytest.mark.parametrize(
-    "table", ["log", "entries", "tiles", "heads", "signed_heads", "cosignatures", "blobs"]
-)
+@pytest.mark.parametrize("table", ["log", "entries", "tiles", "signed_heads", "cosignatures", "blobs"])
 def test_no_row_can_be_changed_removed_or_replaced(tmp_path: Path, table: str) -> None:
     path = tmp_path / "ledger.sqlite"
     with Ledger.create(path, ORIGIN, KEY) as ledger:
@@ -176,15 +180,49 @@ def test_no_row_can_be_changed_removed_or_replaced(tmp_path: Path, table: str) -
     raw.execute("PRAGMA recursive_triggers=ON")
     before = raw.execute(f"SELECT * FROM {table}").fetchall()
     assert before
-    column = raw.execute(f"SELECT name FROM pragma_table_info('{table}')").fetchone()[0]
+    names = [row[0] for row in raw.execute(f"SELECT name FROM pragma_table_info('{table}')")]
+    column, columns = names[0], ", ".join(names)
     for statement in (f"DELETE FROM {table}", f"UPDATE {table} SET {column} = {column}"):
         with pytest.raises(sqlite3.IntegrityError, match="only grows"):
             raw.execute(statement)
     if table != "log":
         with pytest.raises(sqlite3.IntegrityError):
-            raw.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
+            raw.execute(f"INSERT OR REPLACE INTO {table} ({columns}) SELECT {columns} FROM {table}")
     assert raw.execute(f"SELECT * FROM {table}").fetchall() == before
     raw.close()
+
+
+@pytest.mark.parametrize("number", [-(2**62), -1, 0, 1, 3, 4, 2**62])
+def test_no_entry_can_be_inserted_but_behind_the_last(ledger: Ledger, number: int) -> None:
+    ledger.append([b"a", b"b"])
+    with pytest.raises(LocalProtocolError, match="append-only"):
+        ledger._database.write(("INSERT INTO entries (number, data) VALUES (?, ?)", [(number, b"c")]))
+    assert list(ledger.entries()) == [b"a", b"b"]
+    ledger.append([b"c"])
+
+
+def test_the_first_entry_has_number_0(ledger: Ledger) -> None:
+    for number in (-1, 1, 2):
+        with pytest.raises(LocalProtocolError, match="append-only"):
+            ledger._database.write(("INSERT INTO entries (number, data) VALUES (?, ?)", [(number, b"a")]))
+    ledger.append([b"a"])
+
+
+def test_a_size_at_which_no_append_ended_is_never_signed(ledger: Ledger) -> None:
+    ledger.append([b"a", b"b"])
+    for size in (1, 3, -1):
+        with pytest.raises(LocalProtocolError, match="no head"):
+            ledger._database.write(("INSERT INTO signed_heads VALUES (?, ?)", [(size, b"note")]))
+
+
+def test_a_write_is_whole_or_nothing(ledger: Ledger) -> None:
+    ledger.append([b"a"])
+    with pytest.raises(LocalProtocolError):
+        ledger._database.write(
+            ("INSERT INTO blobs VALUES (?, ?)", [("digest", b"data")]),
+            ("INSERT INTO entries (number, data) VALUES (?, ?)", [(1, b"b"), (5, b"c")]),
+        )
+    assert (ledger.blobs(), list(ledger.entries())) == ((), [b"a"])
 
 
 def test_entries_that_were_changed_behind_its_back_are_noticed(tmp_path: Path) -> None:
