@@ -212,11 +212,20 @@ def test_no_header_and_no_number_of_the_margins_can_be_another(forger: Forger) -
             changes.append(header + b"\n" + matrix[:place] + raw + matrix[place + 4 :])
     changes += [header, header + b"\n", header + b"\n" + matrix[:-4], header + b"\n" + matrix + bytes(4)]
     taken = [
-        changed[:2000]
+        changed
         for changed in changes
         if not refused(partial(forger.with_blob, "evaluate", "margins", lambda _, changed=changed: changed))
     ]
-    assert taken == []
+    assert [data for data in taken if not renames_sources(data, header)] == []
+
+
+def renames_sources(changed: bytes, header: bytes) -> bool:
+    """The operator's word alone: what a report calls the sources of the held-out pairs."""
+    new, old = json.loads(changed.partition(b"\n")[0]), json.loads(header)
+    names = new["labels"]
+    assert len(names) == len(old["labels"])
+    assert all(isinstance(name, str) for name in names)
+    return bool(new | {"labels": []} == old | {"labels": []})
 
 
 def test_no_entry_can_be_dropped_doubled_or_swapped(forger: Forger) -> None:
