@@ -22,7 +22,7 @@ from datasets import Dataset  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -33,7 +33,15 @@ from patronage_protocol.manifest import DpoTerms, LoraTerms
 from patronage_protocol.policy import BaseModel, TokenizedPair
 from patronage_protocol.policy.scoring import Batch, pair_batch, sequence_logprobs
 
-__all__ = ["PairTrainer", "Watch", "lora_config", "pair_dataset", "resumable", "trainer_arguments"]
+__all__ = [
+    "PairTrainer",
+    "Watch",
+    "lora_config",
+    "pair_dataset",
+    "resumable",
+    "trainer_arguments",
+    "with_more_pairs",
+]
 
 COMPLETE = "complete"
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
@@ -71,9 +79,18 @@ class PairTrainer(DPOTrainer):
         """TRL's sigmoid loss of a batch, a scalar."""
         if not self._share_prompts:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return self.pair_losses(model, inputs).mean().float()
+
+    def pair_losses(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """The loss of every pair of a batch that shares prompts, shape (n,), float64, in nats."""
         batch = Batch(**{name: inputs[name] for name in _BATCH}, lengths=tuple(inputs["lengths"]), slots=())
         ratios = sequence_logprobs(model, batch) - inputs["reference"]
-        return -logsigmoid(self.beta * (ratios[0::2] - ratios[1::2])).mean().float()
+        return -logsigmoid(self.beta * (ratios[0::2] - ratios[1::2]))
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a pair is one row."""
+        return self._share_prompts
 
 
 class Watch(TrainerCallback):
@@ -192,6 +209,32 @@ def resumable(folder: Path) -> str | None:
     """The latest checkpoint under `folder` that was written to its end."""
     steps = [int(marker.parent.name.rpartition("-")[2]) for marker in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return str(folder / f"checkpoint-{max(steps)}") if steps else None
+
+
+def with_more_pairs(
+    inputs: dict[str, Any], pairs: Sequence[TokenizedPair], reference: NDArray[Any]
+) -> dict[str, Any]:
+    """A batch that shares prompts, with more pairs after its own; `reference` is of shape (pairs, 2)."""
+    more, here = pair_batch(pairs), inputs["input_ids"].device
+    width = max(inputs["input_ids"].shape[1], more.input_ids.shape[1])
+    joined = {
+        name: torch.cat([_wide(inputs[name], width), _wide(getattr(more, name).to(here), width)])
+        for name in ("input_ids", "positions", "segments")
+    }
+    rows = more.rows.to(here) + len(inputs["input_ids"])
+    ratios = torch.from_numpy(reference).flatten().to(inputs["reference"])
+    return {
+        **joined,
+        "rows": torch.cat([inputs["rows"], rows]),
+        "columns": torch.cat([inputs["columns"], more.columns.to(here)]),
+        "targets": torch.cat([inputs["targets"], more.targets.to(here)]),
+        "lengths": [*inputs["lengths"], *more.lengths],
+        "reference": torch.cat([inputs["reference"], ratios]),
+    }
+
+
+def _wide(rows: Tensor, width: int) -> Tensor:
+    return pad(rows, (0, width - rows.shape[1]))
 
 
 def _shared_batch(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,16 +13,14 @@ l_val at theta, a Taylor expansion to first and second order leaves
 
     SGD     phi_i = eta <g, c_i> - eta^2/2 c_i^T H c_N         theorems 3 and 4 of the paper, exactly
     AdamW   D is no longer linear. In a batch of at most 6 pairs all coalitions are asked, which is exact for
-            the expanded utility. In a larger one phi_i = sum_k q_k c_ik (D_k(c_N) - D_k(0)) / c_Nk, the
-            Aumann-Shapley value: the mean slope of D_k on the way from no gradient to the whole one.
+            the expanded utility. In a larger one coalitions are taken to be normal: see `expected_slope`.
 
 Both are efficient: sum_i phi_i = <q, D(c_N) - D(0)>. What AdamW's momentum does without any gradient,
 <q, D(0)>, belongs to no pair of the step and is reported apart; with it the sum over steps is the drop of the
 validation loss to that order.
 
 Sources: Wang et al. 2024, arXiv 2406.11011 (SGD; signs are theirs reversed). Ding et al. 2026, arXiv
-2602.00329 (the fixed-state utility under Adam; its abstract was at hand, and the closed form above is ours).
-Aumann and Shapley 1974 (diagonal formula).
+2602.00329 (the fixed-state utility under Adam; its abstract was at hand).
 """
 
 import time
@@ -38,6 +36,7 @@ from torch import Tensor
 
 from patronage_client.attribution.adapter_model import AdapterModel, TokenizedPairs
 from patronage_client.attribution.course import Course, Moment, Position
+from patronage_client.attribution.expected_slope import expected_slopes
 from patronage_client.attribution.optimisers import SGD, AdamW, Rule, State
 from patronage_client.attribution.problem import Problem, Valuation
 from patronage_client.attribution.recorder import PairGradients
@@ -121,9 +120,12 @@ def shapley_of_step(fixed: Fixed, contributions: Tensor, query: Tensor) -> Tenso
         query: q, shape (p,).
     """
     count = len(contributions)
-    if isinstance(fixed.rule, SGD) or count > ENUMERATED:
-        slope = fixed.rule.secant(fixed.state, contributions.sum(0), fixed.rate)
-        return (contributions @ (slope * query)).double()
+    if isinstance(fixed.rule, SGD):
+        return (contributions @ (fixed.rate * query)).double()
+    if count > ENUMERATED:
+        squared = contributions.square()
+        slopes = expected_slopes(fixed.displacement, contributions.sum(0), squared.sum(0))
+        return (contributions @ (slopes.first * query) + squared @ (slopes.second * query)).double()
     worths = np.array([float(torch.dot(query, fixed.displacement(c))) for c in _coalitions(contributions)])
     return torch.from_numpy(_shapley(worths, count))
 
@@ -144,12 +146,15 @@ def _valued(
 def values_of_parts(
     fixed: Fixed, parts: tuple[PairGradients, ...], factor: float, gradient: Tensor, query: Tensor
 ) -> Tensor:
-    """As `shapley_of_step`, and no gradient becomes a matrix where products with one vector are enough."""
-    count = sum(len(part.ids) for part in parts)
-    if isinstance(fixed.rule, SGD) or count > ENUMERATED:
-        slope = fixed.rule.secant(fixed.state, factor * gradient, fixed.rate)
-        return torch.cat([part.dot(factor * slope * query) for part in parts]).double().cpu()
-    return shapley_of_step(fixed, factor * torch.cat([part.matrix() for part in parts]), query)
+    """As `shapley_of_step`, and no more than one module of a batch becomes matrices where that is enough."""
+    if isinstance(fixed.rule, SGD):
+        return torch.cat([part.dot(factor * fixed.rate * query) for part in parts]).double().cpu()
+    if sum(len(part.ids) for part in parts) <= ENUMERATED:
+        return shapley_of_step(fixed, factor * torch.cat([part.matrix() for part in parts]), query)
+    squares = factor**2 * torch.stack([part.squares() for part in parts]).sum(0)
+    slopes = expected_slopes(fixed.displacement, factor * gradient, squares)
+    first, second = factor * slopes.first * query, factor**2 * slopes.second * query
+    return torch.cat([part.dot(first) + part.dot_squares(second) for part in parts]).double().cpu()
 
 
 def _coalitions(contributions: Tensor) -> Iterator[Tensor]:

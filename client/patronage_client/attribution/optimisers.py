@@ -57,10 +57,6 @@ class Rule(Protocol):
         """The state after the step."""
         ...
 
-    def secant(self, state: State, gradient: Tensor, rate: float) -> Tensor:
-        """(D(g) - D(0)) / g by element, and the derivative D'(0) where g = 0."""
-        ...
-
     def adjoint(self, state: State, gradient: Tensor, rate: float, after: Adjoint) -> Adjoint:
         """Pull derivatives by theta' and the new state back through the step; `after.gradient` is unused."""
         ...
@@ -81,10 +77,6 @@ class SGD:
     def advance(self, state: State, gradient: Tensor) -> State:  # noqa: ARG002
         """One step more."""
         return State(state.steps + 1, state.mean, state.square)
-
-    def secant(self, state: State, gradient: Tensor, rate: float) -> Tensor:  # noqa: ARG002
-        """eta everywhere."""
-        return torch.full_like(gradient, rate)
 
     def adjoint(self, state: State, gradient: Tensor, rate: float, after: Adjoint) -> Adjoint:  # noqa: ARG002
         """D is linear."""
@@ -114,17 +106,6 @@ class AdamW:
     def advance(self, state: State, gradient: Tensor) -> State:
         """m' and v'."""
         return self._moved(state, gradient)
-
-    def secant(self, state: State, gradient: Tensor, rate: float) -> Tensor:
-        """The slope of D between no gradient and this one."""
-        nothing = torch.zeros_like(gradient)
-        rise = self.displacement(state, nothing, gradient, rate) - self.displacement(
-            state, nothing, nothing, rate
-        )
-        c1, c2 = self._corrections(state.steps + 1)
-        flat = (1 - self.beta1) / c1 / ((self.beta2 * state.square / c2).sqrt() + self.epsilon)
-        safe = torch.where(gradient == 0, torch.ones_like(gradient), gradient)
-        return torch.where(gradient == 0, rate * flat, rise / safe)
 
     def adjoint(self, state: State, gradient: Tensor, rate: float, after: Adjoint) -> Adjoint:
         """Where v' is zero, all gradients so far were, and the part that goes through it is left out."""

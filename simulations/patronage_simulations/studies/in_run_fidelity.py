@@ -95,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--validation", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--optimisers", nargs="+", default=["AdamW", "SGD"], choices=["AdamW", "SGD"])
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="of AdamW")
     parser.add_argument("--sgd-rate", type=float, default=1e-2, help="of SGD")
     parser.add_argument("--warmup-steps", type=int, default=1)
@@ -109,7 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
         "AdamW": (AdamW(), options.learning_rate),
         "SGD": (SGD(), options.sgd_rate),
     }
-    for label, (rule, rate) in rules.items():
+    for label in options.optimisers:
+        rule, rate = rules[label]
         with tempfile.TemporaryDirectory() as folder:
             options.learning_rate = rate
             problem, _ = problem_of(options, Path(folder))

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,7 @@ def study(
     with tempfile.TemporaryDirectory() as folder:
         problem = Problem(base, lora, dpo, data.pairs, data.validation, Path(folder), seed)
         check_problem(problem.pairs, problem.validation)
+        trainer = _Trainer(problem, data)
         for method in methods:
             needed = [
                 fraction
@@ -124,30 +126,48 @@ def study(
             for fraction in needed:
                 order = np.argsort(values, kind="stable")
                 left = np.sort(order[round(fraction * len(order)) :])
-                yield from _trained(problem, data, left, Finding(seed, method, fraction, "", 0.0, 0.0))
-        if (seed, "all", 0.0, "expected") not in known:
+                yield from trainer.figures(left, Finding(seed, method, fraction, "", 0.0, 0.0))
+        if removing and (seed, "all", 0.0, "expected") not in known:
             everything = np.arange(len(data.pairs))
-            yield from _trained(problem, data, everything, Finding(seed, "all", 0.0, "", 0.0, 0.0))
+            yield from trainer.figures(everything, Finding(seed, "all", 0.0, "", 0.0, 0.0))
 
 
-def _trained(problem: Problem, data: Data, left: NDArray[np.int64], finding: Finding) -> Iterator[Finding]:
-    started = time.process_time()
-    adapter = train_adapter(
-        problem.base,
-        [data.pairs[i] for i in left],
-        dpo=problem.dpo,
-        lora=problem.lora,
-        workdir=problem.workdir,
-    ).tensors
-    tokens = tokenize_pairs(problem.base, data.test, max_length=problem.dpo.max_length)
-    reference = completion_logprobs(problem.base.model, tokens)
-    with adapted(problem.base.model, problem.lora) as slot:
-        slot.load(adapter)
-        ratios = completion_logprobs(problem.base.model, tokens) - reference
-    margins = problem.dpo.beta * (ratios[:, 0] - ratios[:, 1])
-    spent = time.process_time() - started
-    yield replace(finding, what="accuracy", value=float((margins > 0).mean()), seconds=spent)
-    yield replace(finding, what="expected", value=float((1 / (1 + np.exp(-margins))).mean()), seconds=spent)
+class _Trainer:
+    """Trains without some pairs and scores on the test pairs; what the base model says is computed once."""
+
+    def __init__(self, problem: Problem, data: Data) -> None:
+        self._problem, self._data = problem, data
+        self._test = tokenize_pairs(problem.base, data.test, max_length=problem.dpo.max_length)
+
+    def figures(self, left: NDArray[np.int64], finding: Finding) -> Iterator[Finding]:
+        """Accuracy and expected accuracy of an adapter of the pairs `left`."""
+        started = time.process_time()
+        problem = self._problem
+        adapter = train_adapter(
+            problem.base,
+            [self._data.pairs[i] for i in left],
+            dpo=problem.dpo,
+            lora=problem.lora,
+            workdir=problem.workdir,
+            reference=self._reference[left],
+        ).tensors
+        with adapted(problem.base.model, problem.lora) as slot:
+            slot.load(adapter)
+            ratios = completion_logprobs(problem.base.model, self._test) - self._test_reference
+        margins = problem.dpo.beta * (ratios[:, 0] - ratios[:, 1])
+        expected = float((1 / (1 + np.exp(-margins))).mean())
+        spent = time.process_time() - started
+        yield replace(finding, what="accuracy", value=float((margins > 0).mean()), seconds=spent)
+        yield replace(finding, what="expected", value=expected, seconds=spent)
+
+    @cached_property
+    def _reference(self) -> NDArray[np.float64]:
+        tokens = tokenize_pairs(self._problem.base, self._data.pairs, max_length=self._problem.dpo.max_length)
+        return completion_logprobs(self._problem.base.model, tokens)
+
+    @cached_property
+    def _test_reference(self) -> NDArray[np.float64]:
+        return completion_logprobs(self._problem.base.model, self._test)
 
 
 def main(arguments: list[str] | None = None) -> None:

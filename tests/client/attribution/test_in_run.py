@@ -44,7 +44,7 @@ def test_the_values_of_a_step_are_shapley_values_by_their_definition() -> None:
 
 
 @pytest.mark.parametrize("rule", [SGD(), AdamW(), AdamW(decay=0.1)])
-@pytest.mark.parametrize("pairs", [4, 9], ids=["enumerated", "in closed form"])
+@pytest.mark.parametrize("pairs", [4, 9], ids=["enumerated", "taken to be normal"])
 def test_the_values_of_a_step_add_up_to_what_it_does(rule: Rule, pairs: int) -> None:
     generator = torch.Generator().manual_seed(1)
     contributions, query = torch.randn(pairs, 9, generator=generator), torch.randn(9, generator=generator)
@@ -53,6 +53,26 @@ def test_the_values_of_a_step_add_up_to_what_it_does(rule: Rule, pairs: int) -> 
     fixed = Fixed(rule, state, torch.ones(9), 0.1)
     total = torch.dot(query, fixed.displacement(contributions.sum(0)) - fixed.displacement(torch.zeros(9)))
     assert float(shapley_of_step(fixed, contributions, query).sum()) == pytest.approx(float(total), abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 20])
+def test_a_batch_too_large_for_coalitions_has_nearly_the_values_of_all_of_them(
+    monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    generator = torch.Generator().manual_seed(steps)
+    common = torch.randn(4000, generator=generator)
+    contributions = common + 2 * torch.randn(9, 4000, generator=generator)
+    query = common + torch.randn(4000, generator=generator)
+    rule = AdamW()
+    state = rule.start(query)
+    for _ in range(steps):
+        state = rule.advance(state, 9 * common + 6 * torch.randn(4000, generator=generator))
+    fixed = Fixed(rule, state, torch.zeros(4000), 1e-3)
+    quick = shapley_of_step(fixed, contributions, query).numpy()
+    monkeypatch.setattr(module, "ENUMERATED", 9)
+    exact = shapley_of_step(fixed, contributions, query).numpy()
+    assert np.corrcoef(quick, exact)[0, 1] > 0.98
+    assert np.linalg.norm(quick - exact) < 0.05 * np.linalg.norm(exact)
 
 
 def test_under_sgd_the_values_are_those_of_the_paper(problem_of: Make) -> None:
@@ -145,6 +165,36 @@ def test_a_training_of_trl_is_valued_while_it_runs_and_ends_as_it_would(
     plain = train_adapter(problem.base, problem.pairs, dpo=problem.dpo, lora=problem.lora, workdir=tmp_path)
     for name, value in callback._policy.tensors().items():
         np.testing.assert_array_equal(value, plain.tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("terms", "curved"),
+    [({"gradient_accumulation": 2}, False), ({"batch_size": 8, "epochs": 1}, True)],
+    ids=["first order, accumulated", "second order, no coalitions"],
+)
+def test_validation_pairs_may_ride_along_in_the_batch(
+    problem_of: Make, tmp_path: Path, terms: dict[str, Any], curved: bool
+) -> None:
+    problem = problem_of(**terms)
+    found = []
+    for together in (False, True):
+        trainer, callback = watched(problem, curved=curved, together=together)
+        with callback.attached(trainer):
+            trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        found.append((callback.values, callback.momentum, callback._policy.theta, losses))
+    (apart, momentum, theta, losses), (joint, same_momentum, same_theta, same_losses) = found
+    torch.testing.assert_close(joint, apart, rtol=1e-2, atol=1e-6)
+    assert same_momentum == pytest.approx(momentum, rel=1e-3)
+    torch.testing.assert_close(same_theta, theta, rtol=1e-3, atol=1e-5)
+    assert same_losses == pytest.approx(losses, rel=1e-4)
+
+
+def test_pairs_do_not_ride_along_where_the_batch_has_no_room_for_them(problem_of: Make) -> None:
+    trainer, callback = watched(problem_of(), together=True)
+    trainer._share_prompts = False
+    with pytest.raises(UsageError, match="leave `together` out"), callback.attached(trainer):
+        pass
 
 
 def watched(problem: Problem, **options: Any) -> tuple[Any, InRunCallback]:

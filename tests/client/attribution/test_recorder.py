@@ -48,6 +48,9 @@ def test_one_backward_pass_gives_what_one_pass_a_pair_gives(problem_of: Make, ke
     torch.testing.assert_close(found.sum(0), whole, rtol=1e-4, atol=1e-5 * scale)
     direction = torch.linspace(-1, 1, model.size)
     torch.testing.assert_close(parts.dot(direction), expected @ direction, rtol=1e-3, atol=1e-4 * scale)
+    torch.testing.assert_close(parts.squares(), expected.square().sum(0), rtol=1e-3, atol=1e-5 * scale**2)
+    squared = expected.square() @ direction
+    torch.testing.assert_close(parts.dot_squares(direction), squared, rtol=1e-3, atol=1e-4 * scale**2)
     gram = expected @ expected.T
     torch.testing.assert_close(parts.gram(parts), gram, rtol=1e-3, atol=1e-4 * float(gram.max()))
 
