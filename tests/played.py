@@ -29,7 +29,14 @@ from patronage_protocol.entries import (
     commitments_digest,
 )
 from patronage_protocol.envelopes import sign_detached
-from patronage_protocol.evidence import Evidence, EvidenceHeader, MarginEvidence, PoolEvidence, PoolHeader
+from patronage_protocol.evidence import (
+    Evidence,
+    EvidenceHeader,
+    MarginEvidence,
+    PoolEvidence,
+    PoolHeader,
+    slice_columns,
+)
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
 from patronage_protocol.ledger.publish import publish
@@ -43,6 +50,8 @@ from patronage_protocol.manifest import (
     ObjectiveTerms,
     PoolTerms,
     RewardGameTerms,
+    SlicesTerms,
+    SliceTerms,
 )
 from patronage_protocol.messages import (
     Acceptance,
@@ -284,6 +293,7 @@ class Play:
             clusters=tuple(pair // 2 for pair in range(self.scenario.pairs)),
             sources=tuple(pair % len(self.scenario.labels) for pair in range(self.scenario.pairs)),
             labels=self.scenario.labels,
+            slices=slice_columns(self.manifest),
             scale_bits=self.manifest.game.scale_bits,
         )
         return MarginEvidence.from_margins(header, self._margins())
@@ -319,7 +329,19 @@ REWARDS = RewardGameTerms(
     ),
 )
 
+SLICES = SlicesTerms(
+    most_percent=25,
+    of=(
+        SliceTerms(owner="ash", root="1a" * 32, pairs=40, prompts=20),
+        SliceTerms(owner="dogwood", root="1d" * 32, pairs=20, prompts=10),
+    ),
+)
+
 SCENARIOS = {
+    "slices": Scenario(
+        ORCHARD,
+        changes={"held_out": HeldOutTerms(root="0c" * 32, pairs=180, prompts=90), "slices": SLICES},
+    ),
     "rewards": Scenario(ORCHARD, changes={"game": REWARDS}),
     "healthy": Scenario(
         {

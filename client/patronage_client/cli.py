@@ -119,6 +119,34 @@ def join(
     )
 
 
+@owner.command("slice")
+def contribute_slice(
+    home: Home,
+    pairs: Annotated[Path, typer.Argument(help="Pairs to score the others on; not those you train on.")],
+    as_json: Json = False,
+) -> None:
+    """Contribute held-out pairs, on which the other owners are scored and you are not.
+
+    Writes slice.json. Unlike the pairs that you train on, these leave your machine.
+
+    Example: patronage owner slice alice heldout-of-alice.jsonl
+    """
+    from patronage_client.home import OwnerHome
+    from patronage_client.slicing import contribute
+
+    owner_home = OwnerHome.load(home)
+    made = contribute(owner_home, pairs)
+    if as_json:
+        print_json({"root": made.root, "pairs": len(made.pairs), "slice": str(owner_home.slice)})
+        return
+    typer.echo(made.root)
+    typer.echo(
+        f"Send {owner_home.slice} to the operator before the terms are drawn up, over a channel that nobody "
+        f"else reads: it holds your {len(made.pairs)} pairs. The terms must name this root.",
+        err=True,
+    )
+
+
 @owner.command()
 def status(home: Home, as_json: Json = False) -> None:
     """Show who you are, what you have joined, and how far each round got.

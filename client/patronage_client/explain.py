@@ -82,7 +82,12 @@ def money(amount: int, payout: PayoutTerms) -> str:
 def _scoring(manifest: Manifest) -> str:
     game, held_out = manifest.game, manifest.held_out
     if isinstance(game, GameTerms):
-        return f"Every coalition of owners is scored on {held_out.pairs} held-out pairs ({game.utility})."
+        pairs = manifest.held_out_pairs
+        scored = f"Every coalition of owners is scored on {pairs} held-out pairs ({game.utility})."
+        if manifest.slices.of:
+            given = ", ".join(f"{part.owner} {part.pairs}" for part in manifest.slices.of)
+            scored += f" Of these owners contributed: {given}; no owner is scored on its own."
+        return scored
     total = sum(objective.weight for objective in game.objectives)
     objectives = ", ".join(
         f"{objective.name} ({100 * objective.weight / total:.3g} %)" for objective in game.objectives

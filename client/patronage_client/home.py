@@ -3,6 +3,7 @@
     owner.toml              who the owner is, what it trains on, whom it trusts
     key.pem                 its Ed25519 key (PKCS#8), mode 0600
     privacy.toml            the differential privacy that was asked for in `owner join`, if any
+    slice.json              held-out pairs that it contributes, as it hands them to the operator, mode 0600
     accepted/<digest>       one empty file for each manifest that the owner has accepted
     witness.sqlite          the last head of the ledger that it cosigned; lost, it takes a new key
     rounds/<name>-<number>/ manifest.json, adapter.safetensors, training/ (checkpoints), receipt.tlog-proof
@@ -106,6 +107,11 @@ class OwnerHome:
     def witness(self) -> Path:
         """The memory of the owner as a witness."""
         return self.path / WITNESS
+
+    @property
+    def slice(self) -> Path:
+        """The held-out pairs that the owner contributes, if it does."""
+        return self.path / "slice.json"
 
     @property
     def privacy(self) -> PrivacyChoice | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from patronage_client.home import OwnerHome
+from patronage_client.slicing import require_own_slice
 from patronage_protocol.adapters import encode
 from patronage_protocol.canonical import Canonical, sha256
 from patronage_protocol.entries import Closed, commitments_digest, decode_entry
@@ -186,9 +187,10 @@ class Owner:
         """
         _, manifest = self._request(request, QuestionRequest)
         allowed, audit = manifest.dispute.pairs, self.home.config.audit
-        count = min(allowed if audit is None else min(audit, allowed), manifest.held_out.pairs)
+        number = manifest.held_out_pairs
+        count = min(allowed if audit is None else min(audit, allowed), number)
         seed = self.home.key.sign(f"patronage questions v1\n{manifest.digest}\n".encode())
-        order = sorted(range(manifest.held_out.pairs), key=lambda j: sha256(seed + j.to_bytes(8, "big")))
+        order = sorted(range(number), key=lambda j: sha256(seed + j.to_bytes(8, "big")))
         return self._sign(manifest, Question, pairs=tuple(sorted(order[:count])))
 
     def receipt(self, request: Envelope) -> Path:
@@ -258,6 +260,7 @@ class Owner:
                 got=manifest.digest,
                 do="read the new terms and accept them: patronage owner join",
             )
+        require_own_slice(self.home, manifest)
         check_same_base(manifest.base_model, self._base(manifest))
         self._pairs(manifest, self._base(manifest))
 

@@ -6,9 +6,13 @@
 Index j is that of the margins. A leaf that is not opened tells nothing about its pair, however few texts are
 likely, because its salt is 32 unknown bytes. The operator keeps one secret instead of M salts, and an opening
 reveals its own salt and no other. Whether the pairs were well chosen is not shown.
+
+Owners' slices are sets of their own, with secrets and roots of their own; pairs are numbered through, the
+operator's first, and a leaf's salt and place are those within its set.
 """
 
 import hmac
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, TypeAlias
 
@@ -16,6 +20,7 @@ from pydantic import Field
 
 from patronage_protocol.canonical import Canonical, Digest
 from patronage_protocol.errors import UsageError
+from patronage_protocol.held_out_terms import HeldOutTerms, SliceTerms
 from patronage_protocol.ledger.merkle import (
     inclusion_proof,
     leaf_hash,
@@ -23,13 +28,12 @@ from patronage_protocol.ledger.merkle import (
     root_of_leaves,
     verify_inclusion,
 )
-from patronage_protocol.manifest import HeldOutTerms
 from patronage_protocol.preferences import PreferencePair
 
-__all__ = ["HeldOutCommitment", "HeldOutOpening", "HeldOutSet", "check_opening"]
+__all__ = ["HeldOutCommitment", "HeldOutOpening", "HeldOutSet", "HeldOutSets", "check_opening"]
 
 HeldOutCommitment: TypeAlias = HeldOutTerms
-"""What the manifest says about the held-out pairs is the commitment to them."""
+"""What the manifest says about held-out pairs is the commitment to them."""
 
 SECRET_BYTES = 32
 _SALT_DOMAIN = b"patronage held-out salt v1"
@@ -97,19 +101,72 @@ class HeldOutSet:
         return hmac.digest(self._secret, _SALT_DOMAIN + index.to_bytes(8, "big"), "sha256").hex()
 
 
-def check_opening(opening: HeldOutOpening, commitment: HeldOutCommitment) -> None:
+class HeldOutSets:
+    """All held-out pairs of a round: the operator's, and the slices of owners, sorted by name."""
+
+    def __init__(self, own: HeldOutSet, slices: Mapping[str, HeldOutSet]) -> None:
+        self._own = own
+        self._slices = dict(sorted(slices.items()))
+
+    @property
+    def commitment(self) -> HeldOutCommitment:
+        """To the operator's pairs."""
+        return self._own.commitment
+
+    @property
+    def slices(self) -> tuple[SliceTerms, ...]:
+        """The commitments to the slices."""
+        return tuple(
+            SliceTerms(owner=owner, **part.commitment.model_dump()) for owner, part in self._slices.items()
+        )
+
+    @property
+    def pairs(self) -> tuple[PreferencePair, ...]:
+        """The pairs in the order of their indices."""
+        return tuple(pair for part in self._sets for pair in part.pairs)
+
+    def open(self, index: int) -> HeldOutOpening:
+        """Reveal one pair with its salt and its place in the tree of its set.
+
+        Raises:
+            UsageError: there is no pair of that index.
+        """
+        number, place = _place(index, [len(part.pairs) for part in self._sets])
+        return self._sets[number].open(place).model_copy(update={"index": index})
+
+    @property
+    def _sets(self) -> tuple[HeldOutSet, ...]:
+        return (self._own, *self._slices.values())
+
+
+def check_opening(opening: HeldOutOpening, *commitments: HeldOutCommitment) -> None:
     """Check that the opened pair is the one at its index among those that were committed to.
+
+    Args:
+        opening: of a pair of any of the sets.
+        commitments: to the sets, in the order in which their pairs are numbered.
 
     Raises:
         VerificationError: it is another pair, at another place, or in another set.
     """
+    number, place = _place(opening.index, [one.pairs for one in commitments])
+    commitment = commitments[number]
     verify_inclusion(
         _leaf(opening.pair, opening.salt),
-        opening.index,
+        place,
         commitment.pairs,
         [bytes.fromhex(sibling) for sibling in opening.proof],
         bytes.fromhex(commitment.root),
     )
+
+
+def _place(index: int, sizes: list[int]) -> tuple[int, int]:
+    """The set that a pair is in, and its index there; beyond all pairs, one beyond the last set."""
+    for number, size in enumerate(sizes[:-1]):
+        if index < size:
+            return number, index
+        index -= size
+    return len(sizes) - 1, index
 
 
 class _Leaf(Canonical):

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from patronage_protocol.canonical import BigInt, Canonical, Digest, Name, UnixTime
 from patronage_protocol.currencies import minor_unit_problem
+from patronage_protocol.held_out_terms import HeldOutTerms, SlicesTerms, SliceTerms
 
 __all__ = [
     "MOST_PLAYERS_MERGED",
@@ -32,6 +33,8 @@ __all__ = [
     "PayoutTerms",
     "PoolTerms",
     "RewardGameTerms",
+    "SliceTerms",
+    "SlicesTerms",
     "StartTerms",
     "WitnessTerms",
 ]
@@ -151,14 +154,6 @@ class IntakeTerms(Canonical):
     max_bytes: Positive
     max_norm: PositiveReal
     copy_cosine: Annotated[float, Field(gt=0, le=1)]
-
-
-class HeldOutTerms(Canonical):
-    """The preference pairs on which coalitions are scored, committed to by a salted Merkle root."""
-
-    root: Digest
-    pairs: Positive
-    prompts: Positive
 
 
 class GameTerms(Canonical):
@@ -368,8 +363,9 @@ class Manifest(Canonical):
     """The whole agreement.
 
     `seed` (32 bytes, hexadecimal) breaks ties. With fewer adapters than `min_players` after intake the
-    round is aborted and the budget refunded. Without a `start` the round begins at the base model. `versions`
-    names the software that the operator declares to run.
+    round is aborted and the budget refunded. Without a `start` the round begins at the base model.
+    `held_out` are the operator's pairs, `slices` those that owners contributed and are not scored on.
+    `versions` names the software that the operator declares to run.
     """
 
     schema_version: Literal[1]
@@ -385,6 +381,7 @@ class Manifest(Canonical):
     dpo: DpoTerms
     intake: IntakeTerms
     held_out: HeldOutTerms
+    slices: SlicesTerms = SlicesTerms()
     game: AnyGameTerms
     interval: IntervalTerms
     payout: PayoutTerms
@@ -412,6 +409,16 @@ class Manifest(Canonical):
         return self
 
     @model_validator(mode="after")
+    def _slices_fit_in(self) -> Self:
+        if strangers := {part.owner for part in self.slices.of} - {owner.name for owner in self.owners}:
+            raise ValueError(f"the slice of {min(strangers)}, which is no owner")
+        if self.slices.of and isinstance(self.game, RewardGameTerms):
+            raise ValueError("owners' slices do not go with the utility reward, whose pools are by prompt")
+        if problem := self.slices.problem(self.held_out):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
     def _merged_coalitions_are_few(self) -> Self:
         if self.game.composition == "merged" and len(self.owners) > MOST_PLAYERS_MERGED:
             raise ValueError(f"the composition merged serves at most {MOST_PLAYERS_MERGED} owners")
@@ -435,6 +442,16 @@ class Manifest(Canonical):
         if self.deadlines.reveal < self.deadlines.commit + self.witness.seconds:
             raise ValueError("the deadline of reveal leaves the witnesses less than their seconds")
         return self
+
+    @property
+    def held_out_sets(self) -> tuple[HeldOutTerms, ...]:
+        """The commitments in the order in which pairs are numbered: the operator's, then owners' slices."""
+        return (self.held_out, *self.slices.of)
+
+    @property
+    def held_out_pairs(self) -> int:
+        """How many pairs coalitions are scored on."""
+        return sum(part.pairs for part in self.held_out_sets)
 
     @property
     def origin(self) -> str:

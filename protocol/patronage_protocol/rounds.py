@@ -493,8 +493,8 @@ def _ask(state: Round, entry: Questioned, _blobs: Blobs) -> Round:
         _refuse("an owner that has not asked yet", entry.owner, "ask §standing")
     if len(pairs) > terms.pairs or list(pairs) != sorted(set(pairs)):
         _refuse(f"at most {terms.pairs} pairs, ascending", str(pairs)[:80], "ask §pairs")
-    if pairs and pairs[-1] >= state.manifest.held_out.pairs:
-        _refuse(f"pairs below {state.manifest.held_out.pairs}", str(pairs[-1]), "ask §pairs")
+    if pairs and pairs[-1] >= (number := state.manifest.held_out_pairs):
+        _refuse(f"pairs below {number}", str(pairs[-1]), "ask §pairs")
     return replace(state, questions={**state.questions, entry.owner: pairs})
 
 
@@ -503,7 +503,7 @@ def _show(state: Round, entry: Shown, blobs: Blobs) -> Round:
     if opening.index not in state.to_show:
         _refuse("a pair that was asked for and not shown", str(opening.index), "show §asked")
     try:
-        check_opening(opening, state.manifest.held_out)
+        check_opening(opening, *state.manifest.held_out_sets)
     except VerificationError as error:
         _refuse("the pair at its place under the held-out root", error.got, "show §root")
     return replace(state, shown=(*state.shown, opening.index))

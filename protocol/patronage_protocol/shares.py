@@ -18,8 +18,9 @@ from patronage_protocol.fixed_point import to_fixed
 from patronage_protocol.manifest import GameTerms, Manifest, RewardGameTerms
 from patronage_protocol.valuation import IntervalSpec, Semivalue, shares_from_values, value
 from patronage_protocol.valuation.engine import MethodChoice
-from patronage_protocol.valuation.intervals import bootstrap, power_of_round
+from patronage_protocol.valuation.intervals import bootstrap
 from patronage_protocol.valuation.pools import PoolValuation, value_pools
+from patronage_protocol.valuation.scored import scored_shares
 from patronage_protocol.valuation.utilities import utility_of
 
 __all__ = ["TOLERANCE", "ObjectiveShares", "PoolShares", "Shares", "check_shares", "compute_shares"]
@@ -71,12 +72,13 @@ class Shares(Canonical):
         margins: digest of the evidence.
         players: the n players, in the order of the evidence.
         method: how the shares were computed, as the valuation engine names it.
-        shares: Shapley shares phi_i, n integers.
+        shares: Shapley shares phi_i, n integers, each in the game on the pairs that its owner is scored on.
         lower: lower interval bounds at the manifest's level.
         upper: upper interval bounds.
         detectable: for each player the true share that this round could have told from zero.
-        grand: v(N), the utility of all players together.
-        gap: |sum of shares - v(N)|, the certificate of the computation.
+        grand: v(N), the utility of all players together on all held-out pairs.
+        gap: the largest |sum of shares - v(N)| on one pair, or of a pool's means: the certificate of the
+            computation.
         pool: what there is beside under the utility `reward`; None under the others.
     """
 
@@ -133,24 +135,18 @@ def compute_shares(evidence: Evidence, manifest: Manifest, *, method: MethodChoi
         evidence.margins,
         utility=game.utility,
         weights=game.composition,
-        clusters=evidence.clusters,
-        interval=spec,
+        interval=None,
         method=method,
     )
-    certificate, intervals, power = result.certificate, result.intervals, result.power
-    assert intervals is not None, "an interval was asked for"
-    assert power is not None, "an interval was asked for"
-    assert certificate.efficiency_gap is not None, "the Shapley value is efficient"
-    return Shares(
-        margins=evidence.digest,
-        players=evidence.header.players,
-        method=_named(certificate.method),
-        shares=_units(result.shares),
-        lower=_units(intervals.lower),
-        upper=_units(intervals.upper),
-        detectable=_units(power.detectable),
-        grand=to_fixed(result.grand),
-        gap=to_fixed(certificate.efficiency_gap),
+    assert result.pair_shares is not None, "they are kept"
+    assert result.certificate.efficiency_gap is not None, "the Shapley value is efficient"
+    return _published(
+        evidence,
+        result.pair_shares,
+        spec,
+        method=_named(result.certificate.method),
+        grand=result.grand,
+        gap=result.certificate.efficiency_gap,
     )
 
 
@@ -213,42 +209,45 @@ def _coalition_shares(evidence: CoalitionEvidence, game: GameTerms, spec: Interv
     """Shares on single pairs from the margins of all coalitions; their mean are the shares."""
     values = utility_of(evidence.reals, game.utility)
     by_pair = shares_from_values(values, Semivalue())
-    intervals = bootstrap(by_pair, evidence.clusters, spec)
-    power = power_of_round(by_pair, evidence.clusters, spec)
-    shares, grand = by_pair.mean(axis=1), float(values[-1].mean())
-    return Shares(
-        margins=evidence.digest,
-        players=evidence.header.players,
-        method="enumeration",
-        shares=_units(shares),
-        lower=_units(intervals.lower),
-        upper=_units(intervals.upper),
-        detectable=_units(power.detectable),
-        grand=to_fixed(grand),
-        gap=to_fixed(abs(float(np.add.reduce(shares)) - grand)),
-    )
+    gap = float(np.abs(np.add.reduce(by_pair, axis=0) - values[-1]).max())
+    grand = float(values[-1].mean())
+    return _published(evidence, by_pair, spec, method="enumeration", grand=grand, gap=gap)
 
 
 def _pool_shares(evidence: PoolEvidence, game: RewardGameTerms, spec: IntervalSpec) -> Shares:
-    header, clusters = evidence.header, evidence.clusters
     found = value_pools(evidence.pools)
     weights = np.array([objective.weight for objective in game.objectives], dtype=np.float64)
     weights /= weights.sum()
     by_prompt = np.add.reduce(found.shares * weights[:, None, None], axis=0)
     grand = float(np.add.reduce(found.values[-1] * weights))
-    shares = by_prompt.mean(axis=1)
-    intervals, power = bootstrap(by_prompt, clusters, spec), power_of_round(by_prompt, clusters, spec)
+    gap = abs(float(np.add.reduce(by_prompt.mean(axis=1))) - grand)
+    pool = _beside(found, evidence, game, spec)
+    return _published(evidence, by_prompt, spec, method="enumeration", grand=grand, gap=gap, pool=pool)
+
+
+def _published(
+    evidence: Evidence,
+    by_pair: NDArray[np.float64],
+    spec: IntervalSpec,
+    *,
+    method: Literal["enumeration", "polynomial"],
+    grand: float,
+    gap: float,
+    pool: PoolShares | None = None,
+) -> Shares:
+    """What follows from shares on single pairs or prompts (n, M), each owner's from those it is scored on."""
+    found = scored_shares(by_pair, evidence.clusters, evidence.scored, spec)
     return Shares(
         margins=evidence.digest,
-        players=header.players,
-        method="enumeration",
-        shares=_units(shares),
-        lower=_units(intervals.lower),
-        upper=_units(intervals.upper),
-        detectable=_units(power.detectable),
+        players=evidence.header.players,
+        method=method,
+        shares=_units(found.shares),
+        lower=_units(found.lower),
+        upper=_units(found.upper),
+        detectable=_units(found.detectable),
         grand=to_fixed(grand),
-        gap=to_fixed(abs(float(np.add.reduce(shares)) - grand)),
-        pool=_beside(found, evidence, game, spec),
+        gap=to_fixed(gap),
+        pool=pool,
     )
 
 

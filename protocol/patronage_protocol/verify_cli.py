@@ -91,7 +91,12 @@ def _as_json(found: "Verdict | None", checked: "ReceiptVerdict | None", *, pinne
     }
     if found is not None:
         value["rounds"] = [
-            {"manifest": state.manifest.digest, "phase": state.phase.value} for state in found.rounds
+            {
+                "manifest": state.manifest.digest,
+                "phase": state.phase.value,
+                "not_scored_on_own": {part.owner: part.pairs for part in state.manifest.slices.of},
+            }
+            for state in found.rounds
         ]
         value["trusted_witnesses"] = dict(found.trusted)
     if checked is not None:

@@ -7,15 +7,16 @@ from pydantic import ValidationError
 
 from patronage_protocol.canonical import Digest, first_problem
 from patronage_protocol.errors import UsageError
+from patronage_protocol.held_out import HeldOutSets
 from patronage_protocol.ledger.trust import quorum_size
 from patronage_protocol.manifest import (
     MAX_WITNESSES,
     Deadlines,
     DevelopmentTerms,
-    HeldOutTerms,
     LoraTerms,
     Manifest,
     Party,
+    SlicesTerms,
     WitnessTerms,
 )
 from patronage_protocol.policy import BaseModel, lora_groups
@@ -37,7 +38,7 @@ def draw_up(
     operator: Party,
     owners: Sequence[Party],
     base: BaseModel,
-    held_out: HeldOutTerms,
+    held_out: HeldOutSets,
     now: int,
     history: Sequence[Round] = (),
     development: DevelopmentTerms | None = None,
@@ -70,7 +71,8 @@ def draw_up(
         "lora": lora,
         "dpo": terms.dpo,
         "intake": terms.intake,
-        "held_out": held_out,
+        "held_out": held_out.commitment,
+        "slices": SlicesTerms(most_percent=terms.slices.most_percent, of=held_out.slices),
         "development": development,
         "game": terms.game,
         "interval": terms.interval,

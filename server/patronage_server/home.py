@@ -6,6 +6,7 @@
     held-out.jsonl           the pairs on which coalitions are scored
     development.jsonl        public pairs that owners may measure on; perhaps none
     held-out.secret          32 bytes from which the salts of the held-out commitment follow, mode 0600
+    slices/<owner>.json      held-out pairs that owners contributed, as they signed them, mode 0600
     ledger.sqlite            the store
     adapters/<owner>.safetensors
     candidates.jsonl         the answers on which rewards were scored, under the utility `reward`
@@ -17,6 +18,7 @@ Of later rounds there are adapters-2/, candidates-2.jsonl and consortium-adapter
 Nothing is written outside the folder.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -24,14 +26,16 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 from patronage_protocol.development import DEVELOPMENT
-from patronage_protocol.errors import UnavailableError
+from patronage_protocol.errors import LocalProtocolError, UnavailableError
 from patronage_protocol.files import read_bytes
-from patronage_protocol.held_out import HeldOutSet
+from patronage_protocol.held_out import HeldOutSet, HeldOutSets
+from patronage_protocol.joining import read_envelope
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.pair_files import read_pairs
 from patronage_protocol.settings import Settings, read_settings
+from patronage_protocol.slices import Contribution
 
 __all__ = ["STORE", "Engine", "OperatorConfig", "OperatorHome", "adapter_file", "exported_folder"]
 
@@ -107,14 +111,50 @@ class OperatorHome:
         """The candidates of a round, under the utility `reward`."""
         return self.path / f"candidates{_later(number)}.jsonl"
 
-    def held_out_set(self) -> HeldOutSet:
-        """The held-out pairs with the secret that salts them.
+    @property
+    def held_out_secret(self) -> bytes:
+        """What salts the operator's held-out pairs, and its candidates.
 
         Raises:
-            UnavailableError, DataError: a file is missing or unusable.
+            UnavailableError: it is missing.
         """
-        secret = read_bytes(self.path / "held-out.secret", limit=SECRET_BYTES)
-        return HeldOutSet(read_pairs(self.held_out).pairs, secret)
+        return read_bytes(self.path / "held-out.secret", limit=SECRET_BYTES)
+
+    def slice_file(self, owner: str) -> Path:
+        """Where the slice that an owner contributed is kept."""
+        return self.path / "slices" / f"{owner}.json"
+
+    def held_out_sets(self, owners: Iterable[str]) -> HeldOutSets:
+        """The operator's held-out pairs with what salts them, and the slices of these owners that are here.
+
+        Whose signature a slice bears was checked when it came.
+
+        Raises:
+            UnavailableError, DataError, FormatError, VerificationError: a file is missing or unusable.
+        """
+        files = {owner: path for owner in owners if (path := self.slice_file(owner)).exists()}
+        slices = {owner: Contribution.claimed(read_envelope(path)).held_out for owner, path in files.items()}
+        return HeldOutSets(HeldOutSet(read_pairs(self.held_out).pairs, self.held_out_secret), slices)
+
+    def committed_pairs(self, manifest: Manifest) -> HeldOutSets:
+        """The held-out pairs of a round.
+
+        Raises:
+            LocalProtocolError: what is here are not the pairs to which the manifest commits.
+            UnavailableError, DataError, FormatError, VerificationError: a file is missing or unusable.
+        """
+        found = self.held_out_sets(part.owner for part in manifest.slices.of)
+        roots, committed = (
+            ", ".join(one.root for one in sets)
+            for sets in ((found.commitment, *found.slices), manifest.held_out_sets)
+        )
+        if roots != committed:
+            raise LocalProtocolError(
+                f"held-out pairs with the root {committed}",
+                got=roots,
+                do="restore held-out.jsonl, held-out.secret and slices/",
+            )
+        return found
 
     @property
     def store(self) -> Path:

@@ -46,7 +46,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
         device=home.config.device,
         cache=home.cache,
     )
-    held_out = home.held_out_set()
+    held_out = home.held_out_sets(owner.name for owner in owners)
     manifest = draw_up(
         with_scorers(terms, held_out.pairs, device=str(base.device)),
         consortium=network.config.consortium,
@@ -55,7 +55,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
         operator=Party(name=network.config.name, key=home.key.public.text),
         owners=owners,
         base=base,
-        held_out=held_out.commitment,
+        held_out=held_out,
         now=now,
         history=history,
         development=published_development(home, held_out.pairs),

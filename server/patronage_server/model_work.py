@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from patronage_protocol.adapters import Tensors, decode
 from patronage_protocol.canonical import sha256
-from patronage_protocol.errors import LocalProtocolError, UsageError
+from patronage_protocol.errors import UsageError
 from patronage_protocol.evidence import (
     CoalitionEvidence,
     Evidence,
@@ -19,11 +19,10 @@ from patronage_protocol.evidence import (
     MarginEvidence,
     PoolEvidence,
     PoolHeader,
+    slice_columns,
 )
-from patronage_protocol.files import read_bytes, write_atomic
-from patronage_protocol.held_out import HeldOutSet
+from patronage_protocol.files import write_atomic
 from patronage_protocol.manifest import Manifest, RewardGameTerms
-from patronage_protocol.pair_files import read_pairs
 from patronage_protocol.policy import (
     BaseModel,
     check_same_base,
@@ -47,8 +46,6 @@ from patronage_server.starting import exported_lora, start_bytes
 
 __all__ = ["evaluate_round", "export_round"]
 
-SECRET_BYTES = 32
-
 
 def evaluate_round(
     home: OperatorHome, state: Round, adapters: Mapping[str, Tensors], *, engine: Engine = "local"
@@ -68,21 +65,13 @@ def evaluate_round(
         UnavailableError: the device has not enough memory, or the Ray cluster is not there.
     """
     manifest = state.manifest
-    pairs = read_pairs(home.held_out).pairs
-    secret = read_bytes(home.path / "held-out.secret", limit=SECRET_BYTES)
-    commitment = HeldOutSet(pairs, secret).commitment
-    if commitment != manifest.held_out:
-        raise LocalProtocolError(
-            f"held-out pairs with the root {manifest.held_out.root}",
-            got=commitment.root,
-            do="restore held-out.jsonl and held-out.secret",
-        )
+    pairs = home.committed_pairs(manifest).pairs
     players = {player: adapters[player] for player in state.players}
     if isinstance(manifest.game, RewardGameTerms):
         if engine == "ray":
             raise _not_on_ray("a game on generations")
         with torch_threads(home.config.threads):
-            return _evaluate_rewards(home, state, _base(home, manifest), players, (pairs, secret))
+            return _evaluate_rewards(home, state, _base(home, manifest), players, pairs)
     if manifest.game.composition == "merged":
         if engine == "ray":
             raise _not_on_ray("merged coalitions")
@@ -191,10 +180,8 @@ def _evaluate_rewards(
     state: Round,
     base: BaseModel,
     players: Mapping[str, Tensors],
-    held_out: tuple[Sequence[PreferencePair], bytes],
+    pairs: Sequence[PreferencePair],
 ) -> PoolEvidence:
-    """`held_out` are the pairs and the secret that salts what is said of them."""
-    pairs, secret = held_out
     manifest, game = state.manifest, state.manifest.game
     assert isinstance(game, RewardGameTerms), "the caller has looked"
     rewards = [load_reward(objective, device=str(base.device)) for objective in game.objectives]
@@ -207,7 +194,7 @@ def _evaluate_rewards(
         candidates = draw_candidates(
             base, list(players.values()), prompts, lora=manifest.lora, terms=game.pool, progress=progress
         )
-        listed = candidates.encode(secret)
+        listed = candidates.encode(home.held_out_secret)
         write_atomic(home.candidates(manifest.round), listed)
         pools = score_candidates(
             base, players, candidates, rewards, lora=manifest.lora, terms=game.pool, progress=progress
@@ -236,5 +223,6 @@ def _header(state: Round, pairs: Sequence[PreferencePair]) -> EvidenceHeader:
         clusters=tuple(clusters.setdefault(pair.prompt_digest, len(clusters)) for pair in pairs),
         sources=tuple(labels.index(pair.source) for pair in pairs),
         labels=tuple(labels),
+        slices=slice_columns(state.manifest),
         scale_bits=state.manifest.game.scale_bits,
     )

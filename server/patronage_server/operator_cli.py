@@ -91,6 +91,31 @@ def register_owner(
         typer.echo(f"{entry.owner}  {entry.key}")
 
 
+@operator.command("slice")
+def take_slices(
+    home: Home,
+    files: Annotated[list[Path], typer.Argument(help="Files slice.json from registered owners.")],
+    as_json: Json = False,
+) -> None:
+    """Take in held-out pairs that owners contribute; the next terms name them.
+
+    Example: patronage operator slice operator slice.json
+    """
+    from patronage_server.home import OperatorHome
+    from patronage_server.network import Network
+    from patronage_server.slicing import take_slice
+
+    operator_home, network = OperatorHome.load(home), Network.load(home)
+    taken = [take_slice(operator_home, network, path) for path in files]
+    if as_json:
+        print_json(
+            {"slices": [{"owner": one.owner, "root": one.root, "pairs": len(one.pairs)} for one in taken]}
+        )
+        return
+    for one in taken:
+        typer.echo(f"{one.owner}  {len(one.pairs)} pairs  {one.root}")
+
+
 @operator.command()
 def invite(home: Home, as_json: Json = False) -> None:
     """Draw up the terms of the next round and write invitation.json for the owners.

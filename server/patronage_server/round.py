@@ -275,7 +275,7 @@ class RoundDriver:
     def _show_pairs(self) -> None:
         if not self._state.to_show:
             return
-        held_out = self.home.held_out_set()
+        held_out = self.home.committed_pairs(self._manifest)
         for index in self._state.to_show:
             digest = self.book.ledger.put_blob(held_out.open(index).encode())
             self.book.record(Shown(time=self.clock.now(), opening=digest))

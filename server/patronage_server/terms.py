@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from patronage_protocol.canonical import Name
+from patronage_protocol.held_out_terms import MOST_PERCENT
 from patronage_protocol.manifest import (
     AnyGameTerms,
     DisputeTerms,
@@ -19,7 +20,7 @@ from patronage_protocol.manifest import (
 )
 from patronage_protocol.settings import Settings
 
-__all__ = ["LoraChoice", "PhaseSeconds", "RoundTerms", "WitnessChoice"]
+__all__ = ["LoraChoice", "PhaseSeconds", "RoundTerms", "SliceChoice", "WitnessChoice"]
 
 
 class LoraChoice(Settings):
@@ -50,6 +51,12 @@ class WitnessChoice(Settings):
     faulty: int | None = Field(default=None, ge=0)
 
 
+class SliceChoice(Settings):
+    """How much of all held-out pairs one owner's slice may be; 0 where owners contribute none."""
+
+    most_percent: int = Field(default=0, ge=0, le=MOST_PERCENT)
+
+
 class RoundTerms(Settings):
     """All that a person decides about a round; see the manifest for what each part means.
 
@@ -67,3 +74,4 @@ class RoundTerms(Settings):
     seconds: PhaseSeconds = PhaseSeconds()
     witness: WitnessChoice = WitnessChoice()
     dispute: DisputeTerms = DisputeTerms()
+    slices: SliceChoice = SliceChoice()

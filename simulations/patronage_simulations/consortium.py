@@ -18,15 +18,17 @@ from typing import Literal
 
 from patronage_client.home import PRIVACY, WITNESS
 from patronage_protocol.canonical import sha256
+from patronage_protocol.envelopes import Envelope
 from patronage_protocol.errors import UsageError
 from patronage_protocol.files import new_folder, write_atomic
-from patronage_protocol.held_out import HeldOutSet
+from patronage_protocol.held_out import HeldOutSet, HeldOutSets
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.witness import make_memory
 from patronage_protocol.manifest import Manifest, Party
 from patronage_protocol.pair_files import write_pairs
 from patronage_protocol.policy import BaseModel
 from patronage_protocol.preferences import PreferencePair
+from patronage_protocol.slices import Contribution, check_apart
 from patronage_server.book import Book
 from patronage_server.drafting import draw_up
 from patronage_server.home import OperatorHome
@@ -50,6 +52,7 @@ class Plan:
         owners: owner to its pairs.
         held_out: the pairs on which coalitions are scored.
         precision: of the base model; the manifest fixes it for everybody.
+        slices: owner to the held-out pairs that it contributes.
         privacy: epsilon and delta of the owners who train with differential privacy.
         device, threads, cache: how every party computes, as in owner.toml.
     """
@@ -60,6 +63,7 @@ class Plan:
     terms: RoundTerms
     owners: Mapping[str, Sequence[PreferencePair]]
     held_out: Sequence[PreferencePair]
+    slices: Mapping[str, Sequence[PreferencePair]] = field(default_factory=dict)
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
     threads: int = 0
@@ -107,6 +111,7 @@ def found(folder: Path, plan: Plan, base: BaseModel, *, now: int) -> Consortium:
     new_folder(folder)
     keys = {name: _key(plan.seed, name) for name in (OPERATOR, *plan.owners)}
     secret = _derive(plan.seed, "held-out")
+    slices = _slices(plan)
     manifest = draw_up(
         terms,
         consortium=plan.name,
@@ -115,12 +120,17 @@ def found(folder: Path, plan: Plan, base: BaseModel, *, now: int) -> Consortium:
         operator=Party(name=OPERATOR, key=keys[OPERATOR].public.text),
         owners=[Party(name=name, key=keys[name].public.text) for name in plan.owners],
         base=base,
-        held_out=HeldOutSet(tuple(plan.held_out), secret).commitment,
+        held_out=HeldOutSets(
+            HeldOutSet(tuple(plan.held_out), secret),
+            {owner: part.held_out for owner, part in slices.items()},
+        ),
         now=now,
     )
     for name, pairs in plan.owners.items():
         _found_owner(folder / "owners" / name, name, pairs, plan, keys)
     _found_operator(folder / OPERATOR, manifest, secret, plan, keys[OPERATOR])
+    for owner, part in slices.items():
+        _hand_over(folder, part.seal(keys[owner]), owner)
     return Consortium(folder, manifest)
 
 
@@ -142,7 +152,7 @@ def open_next(consortium: Consortium, plan: Plan, base: BaseModel, *, now: int) 
         operator=last.operator,
         owners=last.owners,
         base=base,
-        held_out=last.held_out,
+        held_out=home.held_out_sets(owner.name for owner in last.owners),
         now=max(now, history[-1].time),
         history=history,
     )
@@ -168,6 +178,23 @@ def _found_owner(
     if name in plan.privacy:
         epsilon, delta = plan.privacy[name]
         _write_toml(folder / PRIVACY, {"epsilon": epsilon, "delta": delta})
+
+
+def _slices(plan: Plan) -> dict[str, Contribution]:
+    """What owners contribute, as the operator takes it: each slice apart from all pairs before it."""
+    others: dict[str, Sequence[PreferencePair]] = {"the operator": plan.held_out}
+    slices = {}
+    for owner, pairs in sorted(plan.slices.items()):
+        check_apart(owner, pairs, others)
+        others[f"the slice of {owner}"] = pairs
+        slices[owner] = Contribution.draw_up(owner, pairs, _derive(plan.seed, f"slice of {owner}"))
+    return slices
+
+
+def _hand_over(folder: Path, slice_: Envelope, owner: str) -> None:
+    (folder / OPERATOR / "slices").mkdir(mode=0o700, exist_ok=True)
+    for path in (folder / "owners" / owner / "slice.json", folder / OPERATOR / "slices" / f"{owner}.json"):
+        write_atomic(path, slice_.encode(), mode=0o600)
 
 
 def _found_operator(folder: Path, manifest: Manifest, secret: bytes, plan: Plan, key: PrivateKey) -> None:

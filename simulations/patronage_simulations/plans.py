@@ -54,6 +54,7 @@ def plan_of_scenario(scenario: Scenario, computing: Computing) -> Plan:
         terms=scenario.terms,
         owners=pairs.owners,
         held_out=pairs.held_out,
+        slices=pairs.slices,
         privacy={
             owner.name: (owner.epsilon, owner.delta)
             for owner in scenario.owners

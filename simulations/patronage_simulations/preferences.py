@@ -5,14 +5,23 @@ whatever the seeds. Pairs are conversational: the chat template applies. Nothing
 the seed, on any machine.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from hashlib import sha256
 
 from patronage_protocol.errors import UsageError
 from patronage_protocol.preferences import ChatMessage, PreferencePair
 from patronage_simulations.skills import SKILLS, Draw, Question, Skill
 
-__all__ = ["coin_labelled", "flipped", "held_out_pairs", "owner_pairs", "plain", "reordered", "reserved"]
+__all__ = [
+    "coin_labelled",
+    "flipped",
+    "held_out_pairs",
+    "owner_pairs",
+    "plain",
+    "reordered",
+    "reserved",
+    "slice_pairs",
+]
 
 HELD_OUT_SHARE = 4
 PATIENCE = 200
@@ -49,6 +58,27 @@ def held_out_pairs(
         stream = _stream(_skill(name), seed, held_out=True, pairs_per_prompt=pairs_per_prompt)
         pairs.extend(next(stream) for _ in range(pairs_per_skill))
     return tuple(pairs)
+
+
+def slice_pairs(
+    skills: Sequence[str], count: int, *, seed: str, taken: Container[str]
+) -> tuple[PreferencePair, ...]:
+    """`count` held-out pairs, the skills in turn, with prompts of their own that are not among `taken`.
+
+    Args:
+        skills: of the owner that contributes them.
+        count: how many.
+        seed: of the draws.
+        taken: the digests of prompts that are held out already.
+
+    Raises:
+        UsageError: a skill is unknown or has too few prompts.
+    """
+    streams = [
+        (pair for pair in _stream(_skill(name), seed, held_out=True) if pair.prompt_digest not in taken)
+        for name in skills
+    ]
+    return tuple(next(streams[k % len(streams)]) for k in range(count))
 
 
 def flipped(pairs: Sequence[PreferencePair], fraction: float, *, seed: str) -> tuple[PreferencePair, ...]:

@@ -23,6 +23,7 @@ from patronage_simulations.preferences import (
     owner_pairs,
     plain,
     reordered,
+    slice_pairs,
 )
 from patronage_simulations.skills import SKILLS
 
@@ -65,7 +66,8 @@ class OwnerPlan(_WithSkills):
     - `random`: a fair coin decided every label.
     - `copy`: the pairs of the owner `copy_of`, in another order; has no pairs and skills of its own.
 
-    With `epsilon` and `delta` the owner trains with differential privacy.
+    With `epsilon` and `delta` the owner trains with differential privacy. With `slice_pairs` it contributes
+    so many held-out pairs, made as those that it trains on are: of its skills, and labelled as it labels.
     """
 
     name: Name
@@ -75,6 +77,7 @@ class OwnerPlan(_WithSkills):
     copy_of: Name | None = None
     epsilon: float | None = Field(default=None, gt=0)
     delta: float | None = Field(default=None, gt=0, lt=1)
+    slice_pairs: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -84,6 +87,8 @@ class OwnerPlan(_WithSkills):
             raise ValueError("fraction belongs to the quality flipped, which needs it")
         if self.quality == "copy" and (self.pairs or self.skills):
             raise ValueError("a copy has the pairs and skills of the owner it copies; leave them out")
+        if self.quality == "copy" and self.slice_pairs:
+            raise ValueError("a copy has no held-out pairs of its own to contribute")
         if self.quality != "copy" and not (self.pairs and self.skills):
             raise ValueError("pairs and skills are missing")
         if (self.epsilon is None) != (self.delta is None):
@@ -133,10 +138,14 @@ class Scenario(Settings):
 
 @dataclass(frozen=True, slots=True)
 class GeneratedPairs:
-    """The data of a scenario: owner to its pairs, and the held-out pairs, whose prompts no owner has."""
+    """The data of a scenario: owner to its pairs, and the held-out pairs, whose prompts no owner trains on.
+
+    `slices` are those that owners contribute, owner to pairs.
+    """
 
     owners: Mapping[str, tuple[PreferencePair, ...]]
     held_out: tuple[PreferencePair, ...]
+    slices: Mapping[str, tuple[PreferencePair, ...]]
 
 
 def presets() -> dict[str, Path]:
@@ -179,9 +188,29 @@ def generate(scenario: Scenario) -> GeneratedPairs:
         pairs_per_prompt=plan.pairs_per_prompt,
     )
     made = {owner.name: owners[owner.name] for owner in scenario.owners}
+    slices = _slices(scenario, held_out)
     if not scenario.conversational:
-        return GeneratedPairs({owner: plain(pairs) for owner, pairs in made.items()}, plain(held_out))
-    return GeneratedPairs(made, held_out)
+        return GeneratedPairs(
+            {owner: plain(pairs) for owner, pairs in made.items()},
+            plain(held_out),
+            {owner: plain(pairs) for owner, pairs in slices.items()},
+        )
+    return GeneratedPairs(made, held_out, slices)
+
+
+def _slices(
+    scenario: Scenario, held_out: tuple[PreferencePair, ...]
+) -> dict[str, tuple[PreferencePair, ...]]:
+    """What owners contribute, none with a prompt of the operator's pairs or of a slice before it."""
+    slices: dict[str, tuple[PreferencePair, ...]] = {}
+    taken = {pair.prompt_digest for pair in held_out}
+    for owner in scenario.owners:
+        if owner.slice_pairs:
+            seed = f"{scenario.seed}/slice/{owner.name}"
+            pairs = slice_pairs(owner.skills, owner.slice_pairs, seed=seed, taken=taken)
+            taken |= {pair.prompt_digest for pair in pairs}
+            slices[owner.name] = _labelled(owner, pairs, seed)
+    return slices
 
 
 def _pairs(
@@ -189,7 +218,11 @@ def _pairs(
 ) -> tuple[PreferencePair, ...]:
     if owner.copy_of is not None:
         return reordered(others[owner.copy_of], seed=seed)
-    pairs = owner_pairs(owner.skills, owner.pairs, seed=seed)
+    return _labelled(owner, owner_pairs(owner.skills, owner.pairs, seed=seed), seed)
+
+
+def _labelled(owner: OwnerPlan, pairs: tuple[PreferencePair, ...], seed: str) -> tuple[PreferencePair, ...]:
+    """As the owner labels what it has."""
     if owner.fraction is not None:
         return flipped(pairs, owner.fraction, seed=seed)
     return coin_labelled(pairs, seed=seed) if owner.quality == "random" else pairs

@@ -35,6 +35,7 @@ def test_the_shipped_scenarios_are_these() -> None:
         "signature",
         "tiny",
         "tiny-rewards",
+        "tiny-slices",
     }
 
 

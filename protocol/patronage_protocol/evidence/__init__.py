@@ -8,8 +8,8 @@ framing      the file: a header, and int32 numbers
 """
 
 from patronage_protocol.evidence.coalitions import CoalitionEvidence
-from patronage_protocol.evidence.evaluated import Evidence, declared, read_evidence
-from patronage_protocol.evidence.margins import EvidenceHeader, MarginEvidence
+from patronage_protocol.evidence.evaluated import Evidence, declared, read_evidence, slice_columns
+from patronage_protocol.evidence.margins import EvidenceHeader, MarginEvidence, SliceColumns
 from patronage_protocol.evidence.pools import PoolEvidence, PoolHeader
 
 __all__ = [
@@ -19,6 +19,8 @@ __all__ = [
     "MarginEvidence",
     "PoolEvidence",
     "PoolHeader",
+    "SliceColumns",
     "declared",
     "read_evidence",
+    "slice_columns",
 ]

@@ -21,7 +21,20 @@ from patronage_protocol.evidence.framing import join, numbers, split
 from patronage_protocol.fixed_point import int32_matrix
 from patronage_protocol.valuation import Margins
 
-__all__ = ["EvidenceHeader", "MarginEvidence", "check_shape"]
+__all__ = ["EvidenceHeader", "MarginEvidence", "SliceColumns", "check_shape"]
+
+
+class SliceColumns(Canonical):
+    """The pairs first, ..., first + pairs - 1 are those that `owner` contributed and is not scored on."""
+
+    owner: Name
+    first: Annotated[int, Field(ge=0)]
+    pairs: Annotated[int, Field(gt=0)]
+
+    @property
+    def columns(self) -> slice:
+        """The columns of these pairs."""
+        return slice(self.first, self.first + self.pairs)
 
 
 class EvidenceHeader(Canonical):
@@ -33,6 +46,7 @@ class EvidenceHeader(Canonical):
         clusters: for each of the M pairs the number of its prompt, counted from 0 in order of appearance.
         sources: for each pair an index into `labels`.
         labels: what the report calls the sources.
+        slices: which of the last pairs are owners' slices, in order; they share no prompt with other pairs.
         scale_bits: the matrix is in units of 2**-scale_bits.
     """
 
@@ -42,6 +56,7 @@ class EvidenceHeader(Canonical):
     clusters: Annotated[tuple[int, ...], Field(min_length=1)]
     sources: tuple[int, ...]
     labels: tuple[str, ...]
+    slices: tuple[SliceColumns, ...] = ()
     scale_bits: Annotated[int, Field(ge=16, le=24)]
 
 
@@ -73,6 +88,15 @@ class MarginEvidence:
     def clusters(self) -> NDArray[np.int64]:
         """The prompt number of each pair, shape (M,)."""
         return np.array(self.header.clusters, dtype=np.int64)
+
+    @property
+    def scored(self) -> NDArray[np.bool_]:
+        """On which pairs each player is scored, shape (n, M): on all but its own slice."""
+        scored = np.ones((len(self.header.players), len(self.header.clusters)), dtype=np.bool_)
+        for part in self.header.slices:
+            if part.owner in self.header.players:
+                scored[self.header.players.index(part.owner), part.columns] = False
+        return scored
 
     @property
     def digest(self) -> str:
@@ -111,6 +135,8 @@ def check_shape(evidence: MarginEvidence) -> None:
         "one source a pair": len(header.sources) == len(header.clusters),
         "sources that are indices of labels": all(0 <= s < len(header.labels) for s in header.sources),
         "clusters numbered in order of appearance": _in_order_of_appearance(header.clusters),
+        "slices of distinct owners in sorted order, one after the other, at the end": _at_the_end(header),
+        "slices that share no prompt with other pairs": _apart(header),
         "margins within ±(2**31 - 1)": bool((evidence.values > -(2**31)).all()),
     }
     for expected, holds in problems.items():
@@ -127,3 +153,23 @@ def _in_order_of_appearance(clusters: tuple[int, ...]) -> bool:
             return False
         seen += cluster == seen
     return True
+
+
+def _at_the_end(header: EvidenceHeader) -> bool:
+    """The pairs that are nobody's slice come first, and there are some."""
+    owners = [part.owner for part in header.slices]
+    place = len(header.clusters) - sum(part.pairs for part in header.slices)
+    for part in header.slices:
+        if place < 1 or part.first != place:
+            return False
+        place += part.pairs
+    return owners == sorted(set(owners))
+
+
+def _apart(header: EvidenceHeader) -> bool:
+    """Clusters are numbered in order of appearance: those of a slice are all above those before it."""
+    return all(
+        0 < part.first < len(header.clusters)
+        and min(header.clusters[part.first :]) > max(header.clusters[: part.first])
+        for part in header.slices
+    )

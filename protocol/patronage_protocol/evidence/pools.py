@@ -102,6 +102,11 @@ class PoolEvidence:
         return np.arange(self.header.prompts, dtype=np.int64)
 
     @property
+    def scored(self) -> NDArray[np.bool_]:
+        """Every player is scored on every prompt, shape (n, M)."""
+        return np.ones((len(self.header.players), self.header.prompts), dtype=np.bool_)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the file."""
         return sha256(self.encode())

@@ -24,7 +24,8 @@ def check_round(state: Round, blobs: Blobs) -> list[Check]:
     accepted = len(manifest.owners) - number[Standing.INVITED] - number[Standing.DECLINED]
     lines = {
         "open": f"manifest {manifest.digest[:16]} signed by {manifest.operator.name}; "
-        f"{len(manifest.owners)} owners, {manifest.held_out.pairs} held-out pairs{_start(manifest)}",
+        f"{len(manifest.owners)} owners, {manifest.held_out_pairs} held-out pairs{_slices(manifest)}"
+        f"{_start(manifest)}",
         "accept": f"{accepted} accepted and {number[Standing.DECLINED]} declined, each in its own signature",
         "commit": f"{len(state.commitments)} commitments, each signed by its owner",
     }
@@ -55,6 +56,11 @@ def check_round(state: Round, blobs: Blobs) -> list[Check]:
     else:
         lines[state.phase.value] = "the round is not finished"
     return [Check(phase=phase, what=what) for phase, what in lines.items()]
+
+
+def _slices(manifest: Manifest) -> str:
+    given = ", ".join(f"{part.owner} {part.pairs}" for part in manifest.slices.of)
+    return f", of which owners contributed: {given}" if given else ""
 
 
 def _start(manifest: Manifest) -> str:

@@ -1,12 +1,13 @@
 """The published shares computed again, by the method that was named and by a second one where one serves."""
 
 from patronage_protocol.errors import UsageError, VerificationError
-from patronage_protocol.evidence import CoalitionEvidence, Evidence, PoolEvidence
+from patronage_protocol.evidence import CoalitionEvidence, Evidence, MarginEvidence, PoolEvidence
 from patronage_protocol.fixed_point import to_float
 from patronage_protocol.manifest import GameTerms, Manifest
 from patronage_protocol.shares import Shares, check_shares, compute_shares
 from patronage_protocol.valuation import value
 from patronage_protocol.valuation.engine import MethodChoice
+from patronage_protocol.valuation.scored import mean_shares
 
 __all__ = ["check_values"]
 
@@ -29,6 +30,8 @@ def check_values(published: Shares, evidence: Evidence, manifest: Manifest) -> s
         ) from error
     difference = check_shares(published, recomputed)
     line = f"shares, intervals, power by {published.method} again, within {difference} units of 2**-40"
+    if isinstance(evidence, MarginEvidence):
+        line += _not_scored(evidence)
     other: MethodChoice = "polynomial" if published.method == "enumeration" else "enumeration"
     if len(published.players) > MOST_FOR_SECOND:
         return f"{line}; too many players for a second method"
@@ -40,9 +43,9 @@ def check_values(published: Shares, evidence: Evidence, manifest: Manifest) -> s
         return f"{line}; {_pools_in_words(published)}"
     assert isinstance(manifest.game, GameTerms), "evidence was read by the terms"
     second = value(evidence.margins, utility=manifest.game.utility, method=other, interval=None)
-    gaps = [
-        abs(to_float(ours) - theirs) for ours, theirs in zip(published.shares, second.shares, strict=True)
-    ]
+    assert second.pair_shares is not None, "they are kept"
+    theirs = mean_shares(second.pair_shares, evidence.scored)
+    gaps = [abs(to_float(our) - float(their)) for our, their in zip(published.shares, theirs, strict=True)]
     if max(gaps) > SECOND_TOLERANCE:
         raise VerificationError(
             f"the same shares by {other}",
@@ -51,6 +54,17 @@ def check_values(published: Shares, evidence: Evidence, manifest: Manifest) -> s
             where="value",
         )
     return f"{line}; by {other}, within {max(gaps):.0e}"
+
+
+def _not_scored(evidence: MarginEvidence) -> str:
+    """Who was not scored on what, in words."""
+    total = len(evidence.header.clusters)
+    own = [
+        f"{player} on {number} of {total} pairs"
+        for player, number in zip(evidence.header.players, evidence.scored.sum(axis=1), strict=True)
+        if number < total
+    ]
+    return f"; nobody was scored on its own slice: {', '.join(own)}" if own else ""
 
 
 def _pools_in_words(published: Shares) -> str:

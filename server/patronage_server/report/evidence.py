@@ -59,9 +59,11 @@ def saturation(report: Report) -> Markup | None:
     """Aumann-Shapley against Shapley; None before valuation."""
     if not report.shares:
         return None
+    sliced = bool(report.manifest.slices.of)
     note = (
         "Under the Aumann-Shapley rule, parts of an adapter earn together what the whole earns. Here is "
-        "how far its shares are from the Shapley shares, which were published."
+        "how far its shares are from the Shapley shares, "
+        f"{'both on all held-out pairs' if sliced else 'which were published'}."
     )
     found, scale = report.saturation, report.scale
     sentence = tag("p", about_saturation(report), class_="finding")

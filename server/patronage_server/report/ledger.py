@@ -26,6 +26,7 @@ from patronage_protocol.entries import (
     Witnessed,
 )
 from patronage_protocol.evidence import MarginEvidence
+from patronage_protocol.manifest import Manifest
 from patronage_protocol.verify import NOT_KNOWN
 from patronage_server.report.markup import Child, Markup, join, tag
 from patronage_server.report.model import Report
@@ -131,13 +132,7 @@ def ledger(report: Report) -> Markup:
 def terms(report: Report) -> Markup:
     """What was agreed, and what the words mean."""
     manifest = report.manifest
-    base, lora, dpo, held_out, interval = (
-        manifest.base_model,
-        manifest.lora,
-        manifest.dpo,
-        manifest.held_out,
-        manifest.interval,
-    )
+    base, lora, dpo, interval = manifest.base_model, manifest.lora, manifest.dpo, manifest.interval
     modules = ", ".join(dict.fromkeys(group.module.rsplit(".", 1)[-1] for group in lora.groups))
     adapted = f"rank {lora.rank}, alpha {lora.alpha:g}, {count(len(lora.modules()), 'module')}: {modules}"
     training = (
@@ -158,7 +153,7 @@ def terms(report: Report) -> Markup:
         *_start(report),
         ("LoRA", adapted),
         ("DPO", training),
-        ("Held-out pairs", f"{grouped(held_out.pairs)} pairs on {count(held_out.prompts, 'prompt')}"),
+        ("Held-out pairs", _held_out(manifest)),
         ("Utility", utility_in_words(report)),
         ("Interval", f"{interval.level:.4g}, {grouped(interval.replicates)} bootstrap replicates of prompts"),
         ("Payout", f"{money(manifest.payout.budget, manifest.payout)}, {policy_in_words(report)}"),
@@ -222,3 +217,10 @@ def _lasting(seconds: int) -> str:
 def _lines(text: str) -> Markup:
     """Text of several lines; each is escaped, the line breaks stay."""
     return Markup("\n".join(join(line) for line in text.split("\n")))
+
+
+def _held_out(manifest: Manifest) -> str:
+    prompts = sum(part.prompts for part in manifest.held_out_sets)
+    text = f"{grouped(manifest.held_out_pairs)} pairs on {count(prompts, 'prompt')}"
+    given = ", ".join(f"{part.owner} {grouped(part.pairs)}" for part in manifest.slices.of)
+    return f"{text}; owners contributed: {given}, and are not scored on their own" if given else text

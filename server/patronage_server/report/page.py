@@ -5,7 +5,7 @@ from pathlib import Path
 
 from patronage_protocol.errors import UsageError
 from patronage_protocol.files import write_atomic
-from patronage_server.report import evidence, ledger, objectives, outcome, reach
+from patronage_server.report import evidence, ledger, objectives, outcome, reach, slices
 from patronage_server.report.markup import Markup, tag
 from patronage_server.report.model import Report
 from patronage_server.report.words import outcome as verdict
@@ -24,6 +24,7 @@ def render(report: Report) -> bytes:
         outcome.shares(report),
         outcome.budget(report),
         objectives.objectives(report),
+        slices.slices(report),
         evidence.margins(report),
         reach.coalitions(report),
         evidence.saturation(report),

@@ -61,7 +61,8 @@ GLOSSARY = {
     "Coalition": "Some of the owners. Its margin on a pair is the sum of its members' margins.",
     "Share": (
         "The Shapley value: what an owner adds to the utility, averaged over all orders in which owners "
-        "could join. The shares of all players add up to the utility of everybody, v(N)."
+        "could join. Where everybody is scored on all pairs, the shares of all players add up to the "
+        "utility of everybody, v(N)."
     ),
 }
 
@@ -207,7 +208,7 @@ def _paid_sentence(report: Report) -> str:
     verb = "lower" if scale.utility == "log_sigmoid" else "raise"
     sentence = (
         f"Together the adapters {verb} {scale.measure} from {scale.level(0)} to {scale.level(grand)} on "
-        f"{grouped(report.manifest.held_out.pairs)} held-out pairs, and by its terms the round had the "
+        f"{grouped(report.manifest.held_out_pairs)} held-out pairs, and by its terms the round had the "
         "power to tell shares apart from zero."
     )
     nothing = sum(payment.amount == 0 for payment in settlement.payments)
