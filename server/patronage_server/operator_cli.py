@@ -285,7 +285,7 @@ def status(home: Home, as_json: Json = False) -> None:
 
 
 @operator.command()
-def renew(home: Home) -> None:
+def renew(home: Home, as_json: Json = False) -> None:
     """Make a new server certificate from the consortium's authority; owners need do nothing.
 
     Example: patronage operator renew operator
@@ -294,4 +294,7 @@ def renew(home: Home) -> None:
     from patronage_server.network import Network
 
     until = make(Network.load(home))
+    if as_json:
+        print_json({"until": until.isoformat()})
+        return
     typer.echo(f"valid until {until:%Y-%m-%d}; restart: patronage operator serve {home}")

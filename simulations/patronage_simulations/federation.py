@@ -5,7 +5,6 @@ authentication. For tests and measurements; nothing in here is needed to run a f
 """
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -22,16 +21,76 @@ from patronage_protocol.errors import UnavailableError
 from patronage_protocol.files import new_folder
 from patronage_protocol.pair_files import write_pairs
 from patronage_protocol.preferences import PreferencePair
+from patronage_protocol.processes import start_child, stop_child
 
-__all__ = ["Federation"]
+__all__ = ["Federation", "write_terms"]
 
+TERMS = """
+min_players = 2
+[seconds]
+accept = {accept}
+witness = {witness}
+commit = {commit}
+reveal = {reveal}
+[lora]
+rank = {rank}
+alpha = 4.0
+target_modules = {targets}
+[dpo]
+beta = 0.1
+learning_rate = 5e-3
+epochs = 1
+batch_size = 8
+gradient_accumulation = 1
+warmup_steps = 0
+schedule = "constant"
+max_grad_norm = 1.0
+max_length = 64
+seed = 0
+[intake]
+max_bytes = 1000000000
+max_norm = 1000.0
+copy_cosine = 0.99
+[game]
+composition = "sum"
+utility = "sigmoid"
+scale_bits = 20
+[interval]
+level = 0.9
+replicates = 200
+seed = 0
+[payout]
+policy = "clipped"
+currency = "EUR"
+exponent = 2
+budget = 10000
+max_detectable_percent = 100000
+"""
 MAIN = "from patronage_protocol.cli import main; main()"
-STOP_SECONDS = 20.0
+SECONDS = {"accept": 900, "commit": 900, "witness": 600, "reveal": 900}
+
+
+def write_terms(
+    path: Path, *, rank: int = 2, targets: Sequence[str] = ("q_proj", "v_proj"), **seconds: int
+) -> Path:
+    """Write terms of a short round (TOML), whose budget is paid however little was learnt; returns `path`.
+
+    Args:
+        path: where to.
+        rank: of the adapters.
+        targets: the modules that get one.
+        **seconds: of the phases accept, commit, witness and reveal, where the default is not wanted.
+    """
+    phases = {**SECONDS, **seconds}
+    path.write_text(TERMS.format(rank=rank, targets=json.dumps(list(targets)), **phases), encoding="utf-8")
+    return path
 
 
 @dataclass
 class Federation:
     """The folders and processes of one operator and its owners. Use it as a context manager.
+
+    No process outlives this one.
 
     Attributes:
         folder: a new folder for everything.
@@ -72,11 +131,7 @@ class Federation:
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop_child(process)
 
     def _found(self) -> None:
         new_folder(self.folder)
@@ -139,14 +194,11 @@ class Federation:
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a command in the background; its output is in `<name>.log`."""
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(  # noqa: S603 - our own command line
-                [*self._network(name), sys.executable, "-c", f"{prelude}\n{MAIN}", *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **(environment or {})},
-            )
+        self.processes[name] = start_child(
+            [*self._network(name), sys.executable, "-c", f"{prelude}\n{MAIN}", *map(str, arguments)],
+            environment=environment or {},
+            log=self.folder / f"{name}.log",
+        )
         return self.processes[name]
 
     def kill(self, name: str) -> None:

@@ -101,6 +101,21 @@ def test_one_node_key_for_two_owners_is_refused(
         register(operator, tmp_path / "bob.json")
 
 
+def test_one_protocol_key_for_two_owners_is_refused(
+    operator: Network,
+    owner: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    register(operator, owner("ann"))
+    key = PrivateKey.load(tmp_path / "ann" / "key.pem", None)
+    other_node = Registration.open(read_envelope(owner("bob"))).node_key
+    second = Registration(owner="bob", key=key.public.text, node_key=other_node)
+    write_envelope(tmp_path / "bob.json", second.seal(key))
+    with pytest.raises(UsageError, match="got the protocol key under which ann is registered"):
+        register(operator, tmp_path / "bob.json")
+    assert [party.name for party in operator.parties] == ["ann"]
+
+
 def test_the_operators_name_is_taken(
     operator: Network, tmp_path: Path, key_of: Callable[[str], PrivateKey], owner: Callable[[str], Path]
 ) -> None:

@@ -7,9 +7,11 @@ import signal
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import httpx
 import pytest
@@ -27,7 +29,7 @@ from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.rounds import Phase, Standing
 from patronage_protocol.verify import verify_ledger
 from patronage_server.certificates import make_authority
-from patronage_simulations.federation import Federation
+from patronage_simulations.federation import Federation, write_terms
 from patronage_simulations.hosts import Hosts
 
 pytestmark = pytest.mark.slow
@@ -40,47 +42,6 @@ TASTES = {
     "dan": ("true", "false"),
 }
 THREE = ("ann", "bob", "cid")
-TERMS = """
-min_players = 2
-[seconds]
-accept = {accept}
-witness = {witness}
-commit = {commit}
-reveal = {reveal}
-[lora]
-rank = 2
-alpha = 4.0
-target_modules = ["q_proj", "v_proj"]
-[dpo]
-beta = 0.1
-learning_rate = 5e-3
-epochs = 1
-batch_size = 8
-gradient_accumulation = 1
-warmup_steps = 0
-schedule = "constant"
-max_grad_norm = 1.0
-max_length = 64
-seed = 0
-[intake]
-max_bytes = 1000000
-max_norm = 100.0
-copy_cosine = 0.99
-[game]
-composition = "sum"
-utility = "sigmoid"
-scale_bits = 20
-[interval]
-level = 0.9
-replicates = 200
-seed = 0
-[payout]
-policy = "clipped"
-currency = "EUR"
-exponent = 2
-budget = 10000
-max_detectable_percent = 100000
-"""
 DAWDLE = """
 import pathlib, time
 import patronage_client.training as training
@@ -164,20 +125,13 @@ def pairs(taste: str, count: int, seed: int) -> list[PreferencePair]:
 @pytest.fixture
 def federation(tmp_path: Path) -> Callable[..., Federation]:
     def found(
-        *names: str,
-        accept: int = 900,
-        commit: int = 900,
-        witness: int = 600,
-        reveal: int = 900,
-        **options: object,
+        *names: str, seconds: Mapping[str, int] = MappingProxyType({}), **options: object
     ) -> Federation:
-        terms = tmp_path / "terms.toml"
-        terms.write_text(TERMS.format(accept=accept, commit=commit, witness=witness, reveal=reveal))
         return Federation(
             tmp_path / "run",
             owners={name: pairs(name, 24, seed) for seed, name in enumerate(names or THREE)},
             held_out=[pair for name in names or THREE for pair in pairs(name, 12, 99)],
-            terms=terms,
+            terms=write_terms(tmp_path / "terms.toml", **seconds),
             **options,  # type: ignore[arg-type]
         )
 
@@ -188,8 +142,11 @@ def finish(running: Federation, seconds: float = 900.0) -> None:
     assert running.processes["round"].wait(seconds) == 0, running.log("round")
 
 
-def test_a_plain_round_ends_with_verified_receipts(federation: Callable[..., Federation]) -> None:
-    with federation() as running:
+@pytest.mark.parametrize("owners", [("ann", "bob"), THREE], ids=["two", "three"])
+def test_a_plain_round_ends_with_verified_receipts(
+    federation: Callable[..., Federation], owners: tuple[str, ...]
+) -> None:
+    with federation(*owners) as running:
         running.invite()
         for owner in running.owners:
             running.join(owner)
@@ -197,7 +154,7 @@ def test_a_plain_round_ends_with_verified_receipts(federation: Callable[..., Fed
         finish(running)
         (state,) = verify_ledger(running.published).rounds
         assert state.phase is Phase.FINAL
-        assert state.players == ("ann", "bob", "cid")
+        assert state.players == owners
         assert state.settlement is not None
         assert sum(one.amount for one in state.settlement.payments) == 10_000
         amounts = {one.owner: str(one.amount) for one in state.settlement.payments}
@@ -206,7 +163,56 @@ def test_a_plain_round_ends_with_verified_receipts(federation: Callable[..., Fed
             assert receipt["amount"] == amounts[owner]
         found = running.command("operator", "status", running.operator, "--json")
         assert found["round"]["phase"] == "final"
-        assert [owner["node"] for owner in found["owners"]] == ["online"] * 3
+        assert [owner["node"] for owner in found["owners"]] == ["online"] * len(owners)
+
+
+def test_adapters_are_scored_on_a_ray_cluster_if_the_operator_wants_it(
+    federation: Callable[..., Federation],
+) -> None:
+    pytest.importorskip("ray")
+    with TemporaryDirectory(prefix="ray") as session:  # short, for Ray's sockets are in there
+        with federation("ann", "bob", environment={"RAY_TMPDIR": session}) as running:
+            running.invite()
+            for owner in running.owners:
+                running.join(owner)
+            running.round("--engine", "ray")
+            finish(running)
+            (state,) = verify_ledger(running.published).rounds
+            assert state.players == ("ann", "bob")
+        assert list(Path(session).rglob("session_latest")), "the ServerApp has started a cluster"
+
+
+def test_a_renewed_certificate_asks_nothing_of_owners(
+    federation: Callable[..., Federation],
+) -> None:
+    with federation("ann", "bob") as running:
+        running.invite()
+        for owner in running.owners:
+            running.join(owner)
+            running.wait_for("connected", name=owner)
+        served = _certificate_of(running)
+        assert running.command("operator", "renew", running.operator, "--json")["until"]
+        running.processes["operator"].terminate()
+        assert running.processes["operator"].wait(60) == 0, running.log("operator")
+        running.start("operator", "operator", "serve", running.operator)
+        until = time.monotonic() + 300
+        while "online" not in str(running.command("operator", "status", running.operator, "--json")):
+            assert time.monotonic() < until, running.log("operator")
+        assert _certificate_of(running) != served
+        running.round()
+        finish(running)
+        (state,) = verify_ledger(running.published).rounds
+        assert state.players == ("ann", "bob")
+
+
+def _certificate_of(running: Federation) -> str:
+    """What the gateway shows, checked against the authority of the invitation."""
+    host, port = _address(running).split(":")
+    return ssl.get_server_certificate((host, int(port)), ca_certs=str(running.operator / "tls" / "ca.pem"))
+
+
+def _address(running: Federation) -> str:
+    return (running.operator / "network.toml").read_text().split('address = "')[1].split('"')[0]
 
 
 def test_a_killed_operator_goes_on_where_it_stood(
@@ -239,7 +245,7 @@ def test_a_killed_operator_goes_on_where_it_stood(
 
 def test_bad_owners_cost_themselves_alone(federation: Callable[..., Federation]) -> None:
     """One never reveals, one sends an adapter it did not commit to, one speaks under another's number."""
-    with federation(*TASTES, accept=300, commit=90, witness=90, reveal=60) as running:
+    with federation(*TASTES, seconds={"accept": 300, "commit": 90, "witness": 90, "reveal": 60}) as running:
         running.invite()
         running.join("ann")
         running.wait_for("connected", name="ann")
@@ -269,7 +275,7 @@ def test_a_bundle_with_code_is_declined_by_every_owner_and_never_run(
 ) -> None:
     """The operator ships a bundle with a shadowing patronage_client/ to a real SuperLink."""
     marker = tmp_path / "the bundle ran"
-    with federation("ann", "bob") as running:
+    with federation("ann", "bob", seconds={"witness": 30}) as running:  # refusing all, they cosign nothing
         running.invite()
         for owner in running.owners:
             running.join(owner)
@@ -417,12 +423,10 @@ def _kill_command(running: Federation, name: str) -> None:
 
 def test_the_control_api_is_not_reachable_through_the_door(federation: Callable[..., Federation]) -> None:
     with federation() as running:
-        network = (running.operator / "network.toml").read_text()
-        address = network.split('address = "')[1].split('"')[0]
         authority = str(running.operator / "tls" / "ca.pem")
         context = ssl.create_default_context(cafile=authority)
         paths = ("/v1/control/start-run", "/v1/control/list-runs", "/v1/runtime/acquire-task", "/docs")
-        with httpx.Client(base_url=f"https://{address}", verify=context) as client:
+        with httpx.Client(base_url=f"https://{_address(running)}", verify=context) as client:
             assert [client.post(path).status_code for path in paths] == [404] * 4
             assert client.get("/health").status_code == 200
 

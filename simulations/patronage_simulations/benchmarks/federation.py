@@ -4,13 +4,15 @@
     python -m patronage_simulations.benchmarks.federation --in-process 2 8 32
 
 Every party is a set of processes of its own with TLS and node authentication, on a network of its own where
-this user may make one (root on Linux). Training is a wait of `--train` seconds that gives a random adapter:
-owners train on machines of their own, and n trainings on this one would measure its cores. Printed are
+this user may make one (root on Linux). With `--owners` training is a wait of `--train` seconds that gives a
+random adapter: owners train on machines of their own, and n trainings on this one would measure its cores.
+With `--megabytes` they train, each on 12 pairs, so that memory is what an owner needs. Printed are
 
   time     from the first commitment's request to the last entry, over the seconds of training
   bytes    on each owner's cable with all headers, and by SuperLink's count, over the adapter's bytes; and
            what a connected node that does nothing costs
-  memory   the peak of each kind of process, over a bare process that loads the model and scores an adapter
+  memory   the peak of each kind of process (resident), over a bare process that loads the model and scores
+           an adapter; its CPU time in the round; its share of the machine (proportional set size)
 """
 
 import argparse
@@ -19,12 +21,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -38,51 +38,12 @@ from patronage_protocol.errors import UnavailableError
 from patronage_protocol.ledger.published import read_published
 from patronage_protocol.manifest import LoraTerms, Manifest
 from patronage_protocol.preferences import PreferencePair
-from patronage_simulations.federation import Federation
+from patronage_simulations.benchmarks.watch import Watch
+from patronage_simulations.federation import Federation, write_terms
 from patronage_simulations.hosts import Hosts
 
 __all__ = ["main"]
 
-TERMS = """
-min_players = 2
-[seconds]
-accept = 1800
-commit = 1800
-reveal = 1800
-[lora]
-rank = {rank}
-alpha = 1.0
-target_modules = {targets}
-[dpo]
-beta = 0.1
-learning_rate = 5e-4
-epochs = 1
-batch_size = 4
-gradient_accumulation = 1
-warmup_steps = 0
-schedule = "constant"
-max_grad_norm = 1.0
-max_length = 128
-seed = 0
-[intake]
-max_bytes = 1000000000
-max_norm = 1000.0
-copy_cosine = 0.99
-[game]
-composition = "sum"
-utility = "sigmoid"
-scale_bits = 20
-[interval]
-level = 0.9
-replicates = 200
-seed = 0
-[payout]
-policy = "clipped"
-currency = "EUR"
-exponent = 2
-budget = 10000
-max_detectable_percent = 100000
-"""
 WAITS = """
 import sys, time, types
 import numpy as np
@@ -110,75 +71,19 @@ tokens = tokenize_pairs(base, read_pairs(Path(sys.argv[4])).pairs, max_length=12
 score_adapters(base, {"one": adapter}, tokens, lora=manifest.lora, beta=0.1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
+STEPS = ("accept", "commit", "close", "witness", "reveal", "evaluate", "final")
 ALL_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-KINDS = {
-    "flower-superlink": "operator: SuperLink",
-    "flower-superexec": "operator: SuperLink's executor",
-    "flwr-serverapp": "operator: ServerApp",
-    "flower-supernode": "owner: SuperNode",
-    "serve": "operator: serve (gateway)",
-    "join": "owner: join (executor, training)",
-}
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass
-class Watch:
-    """The peak memory and the CPU time of the federation's processes, looked at every half second."""
-
-    running: Federation
-    peak: dict[tuple[str, int], int] = field(default_factory=dict)
-    cpu: dict[tuple[str, int], float] = field(default_factory=dict)
-
-    @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Look until the context ends."""
-        ended = threading.Event()
-
-        def look() -> None:
-            while not ended.wait(0.5):
-                self.look()
-
-        thread = threading.Thread(target=look, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-    def look(self) -> None:
-        """Look once."""
-        for number in _family([process.pid for process in self.running.processes.values()]):
-            try:
-                words = Path(f"/proc/{number}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-                status = Path(f"/proc/{number}/status").read_text(encoding="ascii", errors="replace")
-                times = Path(f"/proc/{number}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-            except OSError:
-                continue  # it ended meanwhile
-            kind = next((KINDS[Path(word).name] for word in words if Path(word).name in KINDS), "")
-            lines = [line for line in status.splitlines() if line.startswith("VmHWM")]
-            if kind and lines:
-                self.peak[kind, number] = int(lines[0].split()[1]) * 1024
-                self.cpu[kind, number] = (int(times[11]) + int(times[12])) / TICKS
-
-    def peaks(self) -> dict[str, float]:
-        """Kind of process to its peak, in bytes, the largest of that kind."""
-        found: dict[str, list[int]] = defaultdict(list)
-        for (kind, _), size in self.peak.items():
-            found[kind].append(size)
-        return {kind: float(max(sizes)) for kind, sizes in found.items()}
 
 
 @dataclass(frozen=True)
 class Case:
-    """How many owners, on which model, with what adapters; seconds of training and of idling."""
+    """How many owners, their model and adapters; seconds of waiting (None: they train) and of idling."""
 
     owners: int
     model: str
     rank: int
     targets: list[str]
-    train: float
+    train: float | None
     idle: float
 
 
@@ -195,15 +100,15 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        waits = {"train": options.train, "idle": options.idle}
         for count in options.owners:
             _say(f"{count} owners, adapters of the tiny model, {options.train:.0f} s of training")
-            measure(folder / f"n{count}", Case(count, "tiny", 2, ["q_proj", "v_proj"], **waits))
+            case = Case(count, "tiny", 2, ["q_proj", "v_proj"], options.train, options.idle)
+            measure(folder / f"n{count}", case)
         for megabytes in options.megabytes:
             rank = max(1, round(megabytes * 1e6 / _bytes_a_rank()))
             _say(f"2 owners, adapters of {megabytes:g} MB (rank {rank}), a base model of 134 MB")
             model = str(_wide_model(folder / "wide"))
-            measure(folder / f"m{megabytes}", Case(2, model, rank, ALL_MODULES, **waits))
+            measure(folder / f"m{megabytes}", Case(2, model, rank, ALL_MODULES, None, 0.0))
         for count in options.in_process:
             in_process(folder / f"p{count}", count)
 
@@ -211,9 +116,9 @@ def main() -> None:
 def measure(folder: Path, case: Case) -> None:
     """Found a federation, run one round, print what it cost."""
     folder.mkdir()
+    _say(f"  {os.cpu_count()} cores, load average {os.getloadavg()[0]:.0f}")
     names = [f"owner-{number}" for number in range(case.owners)]
-    terms = folder / "terms.toml"
-    terms.write_text(TERMS.format(rank=case.rank, targets=json.dumps(case.targets)), encoding="utf-8")
+    terms = _terms(folder, rank=case.rank, targets=case.targets)
     with ExitStack() as stack:
         hosts = _hosts(stack, names)
         running = stack.enter_context(
@@ -229,17 +134,37 @@ def measure(folder: Path, case: Case) -> None:
         )
         running.invite()
         for seed, name in enumerate(names):
-            running.join(name, prelude=WAITS.format(seconds=case.train, seed=seed))
+            waits = "" if case.train is None else WAITS.format(seconds=case.train, seed=seed)
+            running.join(name, prelude=waits)
         for name in names:
             running.wait_for("connected", name=name)
+        _wait_until_online(running)
         watch = Watch(running)
-        _idle(hosts, watch, names, case.idle)
-        before = _carried(hosts, names)
+        if case.idle:
+            _idle(hosts, watch, names, case.idle)
+        watch.look()
+        before, cpu = _carried(hosts, names), dict(watch.cpu)
         with watch.looking():
             if running.round().wait() != 0:
                 raise UnavailableError("a round", got=running.log("round"), do="see the log")
-        after = _carried(hosts, names)
-        _report(running, watch, case.train, before, after)
+        ended, after = time.time(), _carried(hosts, names)
+        _report_time(running, case.train, ended)
+        _report_bytes(running, before, after)
+        _report_processes(running, watch, cpu)
+
+
+def _terms(folder: Path, *, rank: int, targets: list[str]) -> Path:
+    path = folder / "terms.toml"
+    return write_terms(path, rank=rank, targets=targets, accept=1800, commit=1800, reveal=1800)
+
+
+def _wait_until_online(running: Federation) -> None:
+    """A SuperNode takes seconds to start, which are no cost of an idle one."""
+    while True:
+        found = running.command("operator", "status", running.operator, "--json")["owners"]
+        if all(owner["node"] == "online" for owner in found):
+            return
+        time.sleep(2.0)
 
 
 def in_process(folder: Path, count: int) -> None:
@@ -251,8 +176,7 @@ def in_process(folder: Path, count: int) -> None:
     from patronage_simulations.engines import SimulatedClock, run_local  # noqa: PLC0415
 
     folder.mkdir()
-    terms = folder / "terms.toml"
-    terms.write_text(TERMS.format(rank=2, targets='["q_proj", "v_proj"]'), encoding="utf-8")
+    terms = _terms(folder, rank=2, targets=["q_proj", "v_proj"])
     names = [f"owner-{number}" for number in range(count)]
     plan = Plan(
         name="bench",
@@ -286,33 +210,41 @@ def _idle(hosts: Hosts | None, watch: Watch, names: list[str], seconds: float) -
     watch.look()
     after = _carried(hosts, names)
     hours = seconds / 3600
-    for kind in ("owner: SuperNode", "operator: SuperLink", "operator: serve (gateway)"):
+    for kind in sorted({kind for kind, _ in watch.cpu}):
         used = sum(watch.cpu[key] - cpu.get(key, 0.0) for key in watch.cpu if key[0] == kind)
-        _say(f"  idle: {kind:<34} {used / hours / len(names):8.1f} CPU seconds an owner an hour")
+        each = len(names) if kind.startswith("owner") else 1
+        _say(
+            f"  idle: {kind:<34} {used / hours / each:8.0f} CPU seconds an hour{', each' if each > 1 else ''}"
+        )
     if hosts:
         bytes_each = mean(sum(after[name]) - sum(before[name]) for name in names)
         _say(f"  idle: on an owner's cable {bytes_each / hours / 1e6:19.2f} MB an hour, both ways")
 
 
-def _report(
-    running: Federation,
-    watch: Watch,
-    train: float,
-    before: Mapping[str, tuple[int, int]],
-    after: Mapping[str, tuple[int, int]],
-) -> None:
-    entries = [decode_entry(data) for data in read_published(running.published).entries]
-    manifest = Manifest.decode((running.operator / "manifest.json").read_bytes())
-    names = list(running.owners)
+def _entries(running: Federation) -> list[AnyEntry]:
+    return [decode_entry(data) for data in read_published(running.published).entries]
+
+
+def _report_time(running: Federation, train: float | None, ended: float) -> None:
+    entries = _entries(running)
     accepted = _last(entries, "accept")
-    overhead = _last(entries, "final") - accepted - train
     _say(f"  time: acceptance {accepted - entries[0].time} s (each owner loads torch and the model first)")
-    _say(f"  time: training {train:.0f} s, everything after acceptance beside it {overhead:.0f} s: ")
-    _say(f"        {overhead / train:.3f} of the training here, {overhead / 3600:.4f} of one hour's")
-    for earlier, later in pairwise(("accept", "commit", "close", "reveal", "evaluate", "final")):
-        seconds = _last(entries, later) - _last(entries, earlier) - (train if later == "commit" else 0.0)
+    if train is not None:
+        overhead = _last(entries, "final") - accepted - train
+        _say(f"  time: training {train:.0f} s, everything after acceptance beside it {overhead:.0f} s:")
+        _say(f"        {overhead / train:.3f} of the training here, {overhead / 3600:.4f} of one hour's")
+    for earlier, later in pairwise(STEPS):
+        waited = train if train is not None and later == "commit" else 0.0
+        seconds = _last(entries, later) - _last(entries, earlier) - waited
         _say(f"        {earlier:>8} to {later:<8} {seconds:6.0f} s")
-    size = encoded_size(manifest.lora)
+    _say(f"           final to receipts {ended - _last(entries, 'final'):5.0f} s (cosigning, publishing)")
+
+
+def _report_bytes(
+    running: Federation, before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
+) -> None:
+    names = list(running.owners)
+    size = encoded_size(Manifest.decode((running.operator / "manifest.json").read_bytes()).lora)
     answer = json.loads(running.log("round").splitlines()[-1])
     sent, received = int(answer["bytes_sent"]) / len(names), int(answer["bytes_received"]) / len(names)
     _say(f"  bytes: an adapter {size:,}")
@@ -321,10 +253,15 @@ def _report(
     if before:
         up, down = (mean(after[name][way] - before[name][way] for name in names) for way in (0, 1))
         _say(f"         on its cable during the round: {down:,.0f} to it, {up:,.0f} from it: {up / size:.3f}")
-    floor = _bare(running)
+
+
+def _report_processes(running: Federation, watch: Watch, cpu: Mapping[tuple[str, int], float]) -> None:
+    shares, floor = watch.shares(), _bare(running)
     _say(f"  memory: a bare process that loads the model and scores one adapter {floor / 1e6:.0f} MB")
     for kind, peak in sorted(watch.peaks().items()):
-        _say(f"         {kind:<34} {peak / 1e6:7.0f} MB  {peak / floor:.2f}")
+        used = mean(watch.cpu[key] - cpu.get(key, 0.0) for key in watch.cpu if key[0] == kind)
+        share = f", a share of {shares[kind] / 1e6:.0f} MB" if kind in shares else ""
+        _say(f"         {kind:<34} {peak / 1e6:7.0f} MB  {peak / floor:.2f}  {used:5.1f} s of CPU{share}")
 
 
 def _last(entries: list[AnyEntry], kind: str) -> int:
@@ -351,24 +288,6 @@ def _hosts(stack: ExitStack, names: list[str]) -> Hosts | None:
 
 def _carried(hosts: Hosts | None, names: list[str]) -> dict[str, tuple[int, int]]:
     return {name: hosts.carried(name) for name in names} if hosts else {}
-
-
-def _family(roots: list[int]) -> set[int]:
-    """These processes and all that descend from them."""
-    children: dict[int, list[int]] = defaultdict(list)
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            continue
-        children[int(stat.rpartition(")")[2].split()[1])].append(int(folder.name))
-    found, open_ones = set(roots), list(roots)
-    while open_ones:
-        for child in children[open_ones.pop()]:
-            if child not in found:
-                found.add(child)
-                open_ones.append(child)
-    return found
 
 
 def _pairs(name: str) -> list[PreferencePair]:
