@@ -160,12 +160,13 @@ class Valued(Entry):
 class Aborted(Entry):
     """The round cannot go on; the budget is refunded.
 
-    `players`: too few adapters were admitted. `witnesses`: no quorum cosigned the close in time. `count` is
-    how many adapters were admitted, or how many witnesses cosigned.
+    `players`: too few adapters were admitted. `witnesses`: no quorum cosigned the close in time. `rewards`: a
+    reward that the manifest pins cannot score the answers. `count` is how many adapters were admitted, or
+    how many witnesses cosigned.
     """
 
     kind: Literal["abort"] = "abort"
-    reason: Literal["players", "witnesses"]
+    reason: Literal["players", "witnesses", "rewards"]
     count: Annotated[int, Field(ge=0)]
 
 

@@ -64,7 +64,7 @@ from patronage_protocol.key_ring import KeyRing
 from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.ledger.merkle import Frontier, leaf_hash
-from patronage_protocol.manifest import MANIFEST_TYPE, Manifest, Party
+from patronage_protocol.manifest import MANIFEST_TYPE, Manifest, Party, RewardGameTerms
 from patronage_protocol.messages import (
     Acceptance,
     Commitment,
@@ -196,7 +196,7 @@ class Round:
     settled_at: int | None = None
     questions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     shown: tuple[int, ...] = ()
-    aborted: Literal["players", "witnesses"] | None = None
+    aborted: Literal["players", "witnesses", "rewards"] | None = None
     adapter: str | None = None
 
     def owners(self, *standings: Standing) -> tuple[str, ...]:
@@ -456,9 +456,13 @@ def _evaluate(state: Round, entry: Evaluated, blobs: Blobs) -> Round:
 
 def _abort(state: Round, entry: Aborted, _blobs: Blobs) -> Round:
     manifest, players = state.manifest, len(state.players)
-    if entry.reason != ("witnesses" if state.phase is Phase.CLOSED else "players"):
+    if (entry.reason == "witnesses") != (state.phase is Phase.CLOSED):
         _refuse("the reason that the phase allows", entry.reason, "abort §reason")
-    if entry.reason == "players" and (players >= manifest.min_players or entry.count != players):
+    if entry.reason == "rewards" and not isinstance(manifest.game, RewardGameTerms):
+        _refuse("a game on rewards", f"the utility {manifest.game.utility}", "abort §rewards")
+    if entry.reason != "witnesses" and entry.count != players:
+        _refuse(f"the count of {players} players", str(entry.count), "abort §players")
+    if entry.reason == "players" and players >= manifest.min_players:
         _refuse(f"an abort below {manifest.min_players} players", str(entry.count), "abort §players")
     if entry.reason == "witnesses" and entry.count >= manifest.witness.quorum:
         _refuse(f"an abort below {manifest.witness.quorum} witnesses", str(entry.count), "abort §witnesses")

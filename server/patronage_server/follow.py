@@ -52,7 +52,11 @@ WORDS: dict[type[AnyEntry], str] = {
     KeyRotated: "has a new key",
     KeyRevoked: "revoked its key",
 }
-ABORTED = {"players": "aborted: too few adapters", "witnesses": "aborted: too few witnesses cosigned"}
+ABORTED = {
+    "players": "aborted: too few adapters",
+    "witnesses": "aborted: too few witnesses cosigned",
+    "rewards": "aborted: a reward cannot score the answers",
+}
 
 
 def entries_since(ledger: Path, number: int) -> tuple[AnyEntry, ...]:

@@ -41,7 +41,7 @@ from patronage_server.evaluation import score_adapters
 from patronage_server.export import concatenate, write_adapter
 from patronage_server.home import Engine, OperatorHome
 from patronage_server.ray_scoring import Scoring, score_on_ray
-from patronage_server.rewards import load_reward
+from patronage_server.rewards import RewardError, load_reward
 from patronage_server.starting import exported_lora, start_bytes
 
 __all__ = ["evaluate_round", "export_round"]
@@ -196,9 +196,12 @@ def _evaluate_rewards(
         )
         listed = candidates.encode(home.held_out_secret)
         write_atomic(home.candidates(manifest.round), listed)
-        pools = score_candidates(
-            base, players, candidates, rewards, lora=manifest.lora, terms=game.pool, progress=progress
-        )
+        try:
+            pools = score_candidates(
+                base, players, candidates, rewards, lora=manifest.lora, terms=game.pool, progress=progress
+            )
+        except RewardError as error:
+            raise _stopped_at_scoring(error, home, manifest) from error
     labels = sorted({pair.source for pair in prompts})
     header = PoolHeader(
         players=state.players,
@@ -212,6 +215,20 @@ def _evaluate_rewards(
         scale_bits=game.scale_bits,
     )
     return PoolEvidence.from_pools(header, pools)
+
+
+def _stopped_at_scoring(error: RewardError, home: OperatorHome, manifest: Manifest) -> RewardError:
+    """What to do now that owners have revealed: the manifest pins the reward, so it cannot be changed."""
+    return RewardError(
+        error.expected,
+        got=error.got,
+        do=(
+            f"the answers are in {home.candidates(manifest.round)}; the round waits at scoring: put right "
+            "what the reward needs (memory, a service, a file) and go on with: patronage operator round DIR "
+            "--resume; or, since the manifest pins the reward, refund with: patronage operator abort DIR"
+        ),
+        where=error.where,
+    )
 
 
 def _header(state: Round, pairs: Sequence[PreferencePair]) -> EvidenceHeader:

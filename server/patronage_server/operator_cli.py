@@ -190,6 +190,26 @@ def quote_model(
 
 
 @operator.command()
+def abort(home: Home, as_json: Json = False) -> None:
+    """Give up a round whose pinned reward cannot score the answers; the whole budget is refunded.
+
+    The ledger says so. Afterwards `patronage operator round DIR --resume` ends the round and publishes.
+
+    Example: patronage operator abort operator
+    """
+    from patronage_server.giving_up import give_up
+    from patronage_server.home import OperatorHome
+
+    state = give_up(OperatorHome.load(home))
+    if as_json:
+        print_json({"round": state.manifest.round, "phase": state.phase.value, "aborted": state.aborted})
+        return
+    typer.echo(
+        f"round {state.manifest.round} is aborted; end it with: patronage operator round {home} --resume"
+    )
+
+
+@operator.command()
 def serve(home: Home) -> None:
     """Let owners' nodes connect, until interrupted.
 

@@ -29,7 +29,15 @@ from patronage_protocol.policy.quiet import quiet_transformers
 from patronage_protocol.preferences import ChatMessage, PreferencePair
 from patronage_server.terms import RoundTerms
 
-__all__ = ["Reward", "RewardFunction", "load_reward", "prompt_text", "score", "with_scorers"]
+__all__ = [
+    "Reward",
+    "RewardError",
+    "RewardFunction",
+    "load_reward",
+    "prompt_text",
+    "score",
+    "with_scorers",
+]
 
 BATCH = 16
 TRIALS = 2
@@ -37,6 +45,10 @@ TRIALS = 2
 
 Prompt = str | tuple[ChatMessage, ...]
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
+
+
+class RewardError(UsageError):
+    """A reward did not give one finite number for each answer."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[str])
     """One finite number for each answer, shape (len(completions),).
 
     Raises:
-        UsageError: the reward raises, gives another number of values, or one that is not finite; names the
+        RewardError: the reward raises, gives another number of values, or one that is not finite; names the
             objective and the first answer concerned.
     """
     where = f"objective {reward.name}"
@@ -109,7 +121,7 @@ def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[str])
         found = reward.call(prompts, completions)
     except Exception as error:
         place = _culprit(reward, prompts, completions)
-        raise UsageError(
+        raise RewardError(
             "a number for every answer",
             got=f"{type(error).__name__}: {error} for {_shown(completions[place])}",
             do="mend the reward function",
@@ -118,11 +130,11 @@ def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[str])
     try:
         values = np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise UsageError(
+        raise RewardError(
             "numbers", got=f"{found!r:.80}", do="mend the reward function", where=where
         ) from error
     if values.shape != (len(completions),):
-        raise UsageError(
+        raise RewardError(
             f"{len(completions)} numbers for {len(completions)} answers",
             got=f"shape {values.shape}",
             do="return one number for each answer",
@@ -130,7 +142,7 @@ def score(reward: Reward, prompts: Sequence[Prompt], completions: Sequence[str])
         )
     if not np.isfinite(values).all():
         place = int(np.argmin(np.isfinite(values)))
-        raise UsageError(
+        raise RewardError(
             "finite rewards",
             got=f"{values[place]} for {_shown(completions[place])}",
             do="mend the reward for such answers",

@@ -1,6 +1,6 @@
 """The state machine of a round: what may follow what, who may do what, and by when."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -506,6 +506,31 @@ def test_a_round_with_exactly_its_minimum_of_players_goes_on(
     with pytest.raises(RemoteProtocolError, match="abort §players"):
         play.take(Aborted(time=NOW, reason="players", count=3))
     assert play.evaluate().phase is Phase.VALUING
+
+
+def test_only_a_game_on_rewards_is_given_up_for_them(
+    manifest_of: Manifests, key_of: Keys, cosigned_head: Heads, scenarios: Mapping[str, Any]
+) -> None:
+    rewards = scenarios["rewards"].changes["game"]
+    play = revealed(Play(manifest_of("ann", "bob", "cy"), key_of, cosigned_head))
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    with pytest.raises(RemoteProtocolError, match="abort §rewards"):
+        play.take(Aborted(time=NOW, reason="rewards", count=3))
+    play = revealed(Play(manifest_of("ann", "bob", "cy", game=rewards), key_of, cosigned_head))
+    with pytest.raises(RemoteProtocolError, match="abort §phase"):
+        play.take(Aborted(time=NOW, reason="rewards", count=3))
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    with pytest.raises(RemoteProtocolError, match="abort §reason"):
+        play.take(Aborted(time=NOW, reason="witnesses", count=0))
+    with pytest.raises(RemoteProtocolError, match="abort §players"):
+        play.take(Aborted(time=NOW, reason="rewards", count=2))
+    assert play.take(Aborted(time=NOW, reason="rewards", count=3)).phase is Phase.PAYING
+    play.settle()
+    final = play.finish()
+    assert final.settlement is not None
+    assert (final.settlement.refund, final.settlement.refund_reason) == (100_000, "aborted")
 
 
 def test_the_end_names_an_adapter_exactly_when_the_round_was_valued(play: Play) -> None:

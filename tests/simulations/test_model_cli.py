@@ -1,6 +1,7 @@
 """`patronage chat` and `patronage export` on the folder of a finished round."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from patronage_protocol.adapters import decode
-from patronage_protocol.cli import application
+from patronage_protocol.cli import application, main
 from patronage_protocol.errors import (
     FormatError,
     LocalProtocolError,
@@ -96,6 +97,33 @@ def test_chat_without_a_prompt_or_a_run_says_so(run: Path, tmp_path: Path) -> No
         patronage("chat", run, "Hello", "--round", 7)
     with pytest.raises(UsageError, match="a composition rule out of"):
         patronage("chat", run, "Hello", "--rule", "median")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("chat", "RUN", "Hello"), (3, "the folder of a run")),
+        (("chat", "RUN", "Hello", "--temperature", "nan"), (2, "a temperature")),
+        (("export", "RUN", "--out", "OUT"), (3, "the folder of a run")),
+    ],
+)
+def test_failures_of_chat_and_export_are_json_for_scripts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    problem: tuple[int, str],
+) -> None:
+    places = {"RUN": str(tmp_path), "OUT": str(tmp_path / "out")}
+    monkeypatch.setattr(sys, "argv", ["patronage", *(places.get(word, word) for word in words), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    code, expected = problem
+    assert ended.value.code == code
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema_version"] == 1
+    assert expected in found["error"]["expected"]
+    assert found["error"]["do"]
 
 
 def test_a_changed_adapter_another_model_and_a_changed_ledger_are_noticed(run: Path) -> None:

@@ -1,6 +1,8 @@
 """Two rounds on rewards, from pairs to a verified ledger; the second starts where the first ends."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,19 @@ from patronage_protocol.canonical import sha256
 from patronage_protocol.errors import PatronageError, RemoteProtocolError
 from patronage_protocol.evidence import read_evidence
 from patronage_protocol.files import read_bytes
-from patronage_protocol.policy import candidate_logprobs, load_base_model, started
+from patronage_protocol.policy import candidate_logprobs, load_base_model, shared_base_model, started
 from patronage_protocol.rounds import Phase, Round
 from patronage_protocol.verify import verify_ledger
 from patronage_server.exporting import export_consortium
-from patronage_server.home import OperatorHome
+from patronage_server.follow import last_round
+from patronage_server.giving_up import give_up
+from patronage_server.home import STORE, OperatorHome
+from patronage_server.report import read_report, render
+from patronage_server.rewards import RewardError
 from patronage_server.run_folder import RunFolder
 from patronage_server.starting import exported_lora
+from patronage_simulations.consortium import found
+from patronage_simulations.engines import SimulatedClock, clock_after, run_engine
 from patronage_simulations.plans import Computing, plan_of_scenario
 from patronage_simulations.progress import Progress
 from patronage_simulations.scenarios import Scenario, load_scenario
@@ -163,6 +171,51 @@ def test_a_reward_that_is_not_there_costs_seconds_and_makes_no_folder(
     with pytest.raises(PatronageError, match=problem):
         simulate(plan, tmp_path / "run", engine="local", progress=Progress())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_that_fails_at_scoring_leaves_a_round_that_goes_on_or_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    needed = tmp_path / "words.txt"
+    needed.write_text("please")
+    (tmp_path / "reward_with_a_file.py").write_text(
+        "from pathlib import Path\n"
+        "def f(prompts, completions):\n"
+        f"    word = Path({str(needed)!r}).read_text()\n"
+        "    return [float(word in text) + len(text) / 100 for text in completions]\n"
+    )
+    scenario = small()
+    game = scenario.terms.game
+    objective = game.objectives[0].model_copy(  # type: ignore[union-attr]
+        update={"reward": "python:reward_with_a_file:f"}
+    )
+    terms = scenario.terms.model_copy(update={"game": game.model_copy(update={"objectives": (objective,)})})
+    plan = plan_of_scenario(scenario.model_copy(update={"terms": terms}), Computing())
+    base = shared_base_model(plan.base_model, precision=plan.precision, device=plan.device, cache=None)
+    consortium = found(tmp_path / "run", plan, base, now=SimulatedClock().now())
+    needed.unlink()
+    with pytest.raises(RewardError, match=r"FileNotFoundError.* the round waits at scoring: .* --resume"):
+        run_engine("local", consortium, Progress())
+    waiting = last_round(consortium.operator / STORE)
+    assert waiting is not None
+    assert waiting.phase is Phase.SCORING
+    other = replace(consortium, folder=tmp_path / "given-up")
+    shutil.copytree(consortium.folder, other.folder)
+    needed.write_text("please")
+    run_engine("local", consortium, Progress())
+    (state,) = verify_ledger(consortium.ledger).rounds
+    assert state.phase is Phase.FINAL
+    assert state.shares is not None
+    assert give_up(OperatorHome.load(other.operator), clock_after(other)).aborted == "rewards"
+    run_engine("local", other, Progress())
+    (state,) = verify_ledger(other.ledger).rounds
+    assert state.phase is Phase.FINAL
+    assert state.settlement is not None
+    assert state.settlement.refund == state.manifest.payout.budget
+    assert b"Refunded: a reward could not score the answers" in render(read_report(other.ledger))
+    with pytest.raises(RemoteProtocolError, match="open §first"):
+        give_up(OperatorHome.load(other.operator), clock_after(other))
 
 
 def test_objectives_without_weights_are_refused_as_the_scenario_is_read(tmp_path: Path) -> None:

@@ -228,6 +228,11 @@ def _refund(report: Report) -> tuple[str, str]:
             "too few witnesses cosigned",
             f"The terms ask for {manifest.witness.quorum} of {len(manifest.witness.owners)} of them.",
         )
+    if report.state.aborted == "rewards":
+        return (
+            "a reward could not score the answers",
+            "The operator gave the round up, since the manifest pins the reward.",
+        )
     reasons = {
         "aborted": (
             "too few adapters were admitted",
