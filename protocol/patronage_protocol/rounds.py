@@ -58,7 +58,7 @@ from patronage_protocol.entries import (
 )
 from patronage_protocol.envelopes import verify_detached
 from patronage_protocol.errors import RemoteProtocolError, VerificationError
-from patronage_protocol.evidence import declared, read_evidence
+from patronage_protocol.evidence import EvidenceHeader, declared, read_evidence
 from patronage_protocol.held_out import HeldOutOpening, check_opening
 from patronage_protocol.key_ring import KeyRing
 from patronage_protocol.keys import PublicKey
@@ -75,6 +75,7 @@ from patronage_protocol.messages import (
     commitment,
     read_statement,
 )
+from patronage_protocol.opened_pairs import against_clusters, against_counts
 from patronage_protocol.payout import Reason, Settlement, settle
 from patronage_protocol.shares import Shares
 from patronage_protocol.strict import base64_bytes
@@ -173,7 +174,8 @@ class Round:
         settled: how many of the settlement's entries are in the ledger.
         settled_at: time of the last of them.
         questions: owner to the held-out pairs that it asked for, in ledger order.
-        shown: the held-out pairs that were opened, in ledger order.
+        clusters: the number of each held-out pair's prompt, once margins are evaluated.
+        shown: the held-out pairs that were opened, in ledger order, each with the digest of its prompt.
         aborted: why the round was aborted, if it was.
         adapter: digest of the consortium's adapter, once final.
     """
@@ -195,7 +197,8 @@ class Round:
     settled: int = 0
     settled_at: int | None = None
     questions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    shown: tuple[int, ...] = ()
+    clusters: tuple[int, ...] | None = None
+    shown: Mapping[int, str] = field(default_factory=dict)
     aborted: Literal["players", "witnesses", "rewards"] | None = None
     adapter: str | None = None
 
@@ -451,7 +454,8 @@ def _evaluate(state: Round, entry: Evaluated, blobs: Blobs) -> Round:
     for what, (got, expected) in agreed.items():
         if got != expected:
             _refuse(f"evidence with {what} {expected}", str(got), "evaluate §evidence")
-    return replace(state, margins=entry.margins, phase=Phase.VALUING)
+    clusters = header.clusters if isinstance(header, EvidenceHeader) else None
+    return replace(state, margins=entry.margins, clusters=clusters, phase=Phase.VALUING)
 
 
 def _abort(state: Round, entry: Aborted, _blobs: Blobs) -> Round:
@@ -510,7 +514,14 @@ def _show(state: Round, entry: Shown, blobs: Blobs) -> Round:
         check_opening(opening, *state.manifest.held_out_sets)
     except VerificationError as error:
         _refuse("the pair at its place under the held-out root", error.got, "show §root")
-    return replace(state, shown=(*state.shown, opening.index))
+    shown = {**state.shown, opening.index: opening.pair.prompt_digest}
+    if state.clusters is None:
+        problem = against_counts(shown, state.manifest.held_out)
+    else:
+        problem = against_clusters(shown, opening.index, state.clusters)
+    if problem is not None:
+        _refuse("opened pairs with the prompts that they were counted under", problem, "show §prompt")
+    return replace(state, shown=shown)
 
 
 def _finish(state: Round, entry: Finished, _blobs: Blobs) -> Round:

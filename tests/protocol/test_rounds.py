@@ -180,8 +180,8 @@ class Play:
     def evaluate(self, **changes: Any) -> Round:
         return self.take(Evaluated(time=self.now, margins=self.put(self.evidence(**changes).encode())))
 
-    def value(self) -> Round:
-        shares = compute_shares(self.evidence(), self.manifest)
+    def value(self, **changes: Any) -> Round:
+        shares = compute_shares(self.evidence(**changes), self.manifest)
         return self.take(Valued(time=self.now, shares=self.put(shares.encode())))
 
     def settle(self) -> Round:
@@ -675,7 +675,7 @@ def test_a_round_ends_once_every_pair_that_was_asked_for_is_shown(disputed: Play
             disputed.finish()
         disputed.show(pair)
     final = disputed.finish()
-    assert (final.phase, final.shown) == (Phase.FINAL, (3, 0))
+    assert (final.phase, tuple(final.shown)) == (Phase.FINAL, (3, 0))
 
 
 def test_a_round_ends_without_the_silent_when_the_window_is_over(disputed: Play) -> None:
@@ -720,6 +720,45 @@ def test_a_pair_that_is_not_the_committed_one_is_not_shown(disputed: Play, chang
     disputed.show(0)
     with pytest.raises(RemoteProtocolError, match="show §asked"):
         disputed.show(0)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "problem"),
+    [
+        ((0, 1, 1, 2), "one prompt of pairs 0 and 1, counted as two"),
+        ((0, 1, 2, 2), "one prompt of pairs 0 and 1, counted as two"),
+        ((0, 1, 0, 2), "two prompts of pairs 0 and 2, counted as one"),
+        ((0, 0, 1, 2), None),
+    ],
+)
+def test_opened_pairs_have_the_prompts_under_which_they_were_counted(
+    manifest_of: Manifests,
+    key_of: Keys,
+    cosigned_head: Heads,
+    clusters: tuple[int, ...],
+    problem: str | None,
+) -> None:
+    """Held-out pairs 0 and 1 have one prompt; 2 and 3 have each its own."""
+    play = revealed(Play(manifest_of("ann", "bob", "cy", **DISPUTE), key_of, cosigned_head))
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    play.evaluate(clusters=clusters)
+    play.value(clusters=clusters)
+    play.settle()
+    play.ask("ann", 0, 2)
+    play.ask("bob", 1)
+    play.ask("cy")
+    play.show(0)
+    last = 2 if problem is None or "two prompts" in problem else 1
+    if problem is not None:
+        with pytest.raises(RemoteProtocolError, match=f"show §prompt.*{problem}"):
+            play.show(last)
+        with pytest.raises(RemoteProtocolError, match="final §shown"):
+            play.finish()
+    else:
+        play.show(2)
+        play.show(1)
+        assert play.finish().phase is Phase.FINAL
 
 
 def test_without_terms_nobody_asks_and_the_round_ends_at_once(play: Play) -> None:

@@ -50,7 +50,10 @@ def check_round(state: Round, blobs: Blobs) -> list[Check]:
         lines["pay"] = f"{paid} paid, {refund} refunded of {budget} minor units, recomputed to the unit"
     if state.questions:
         asked = len(state.questions)
-        lines["dispute"] = f"{asked} owners asked; {len(state.shown)} held-out pairs opened, in their places"
+        lines["dispute"] = (
+            f"{asked} owners asked; {len(state.shown)} held-out pairs opened, in their places, with the "
+            "prompts that they were counted under"
+        )
     if state.phase is Phase.FINAL:
         lines["final"] = _end(state)
     else:
