@@ -286,9 +286,9 @@ def _difference(what: str, ours: int, theirs: int) -> int:
     difference = abs(ours - theirs)
     if difference > TOLERANCE:
         raise VerificationError(
-            f"{what} of {ours} units of 2**-40, as the margins give",
+            f"{what} of {ours} units of 2**-40, as the evidence gives",
             got=str(theirs),
-            do="do not trust this ledger; the published shares do not follow from its margins",
+            do="do not trust this ledger; the published shares do not follow from its evidence",
             where="value",
         )
     return difference

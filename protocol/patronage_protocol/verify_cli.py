@@ -10,6 +10,7 @@ from patronage_protocol.errors import FormatError, RemoteProtocolError, UsageErr
 
 if TYPE_CHECKING:
     from patronage_protocol.ledger.trust import TrustPolicy
+    from patronage_protocol.manifest import Manifest
     from patronage_protocol.verify import ReceiptVerdict, Verdict
 
 __all__ = ["register"]
@@ -80,14 +81,14 @@ def _check(
 
 def _as_json(found: "Verdict | None", checked: "ReceiptVerdict | None", *, pinned: bool) -> dict[str, Any]:
     from patronage_protocol.canonical import sha256
-    from patronage_protocol.verify import NOT_KNOWN
+    from patronage_protocol.verify import not_known
 
     checks = [*(found.checks if found else ()), *(checked.checks if checked else ())]
     value: dict[str, Any] = {
         "verified": True,
         "key_pinned": pinned,
         "checks": [check.model_dump() for check in checks],
-        "not_known": list(NOT_KNOWN),
+        "not_known": list(not_known(_terms(found))),
     }
     if found is not None:
         value["rounds"] = [
@@ -113,7 +114,7 @@ def _as_json(found: "Verdict | None", checked: "ReceiptVerdict | None", *, pinne
 
 
 def _print(found: "Verdict | None", checked: "ReceiptVerdict | None", *, pinned: bool) -> None:
-    from patronage_protocol.verify import NOT_KNOWN
+    from patronage_protocol.verify import not_known
 
     for check in (*(found.checks if found else ()), *(checked.checks if checked else ())):
         typer.echo(f"{check.phase:<10} {check.what}")
@@ -121,4 +122,8 @@ def _print(found: "Verdict | None", checked: "ReceiptVerdict | None", *, pinned:
         typer.echo(f"{'entry':<10} {checked.entry.decode('utf-8', 'backslashreplace')}")
     whose = "the key you gave" if pinned else "the key that the ledger itself names (pin it with --trust)"
     typer.echo(f"VERIFIED   against {whose}")
-    typer.echo("What no ledger can show: " + "; ".join(NOT_KNOWN) + ".")
+    typer.echo("What no ledger can show: " + "; ".join(not_known(_terms(found))) + ".")
+
+
+def _terms(found: "Verdict | None") -> "list[Manifest]":
+    return [] if found is None else [state.manifest for state in found.rounds]

@@ -82,7 +82,7 @@ def test_a_number_may_differ_by_the_tolerance_and_by_no_unit_more(
         return shares.model_copy(update={name: moved})
 
     assert check_shares(changed(TOLERANCE), shares) == TOLERANCE
-    with pytest.raises(VerificationError, match=f"{name}.*as the margins give"):
+    with pytest.raises(VerificationError, match=f"{name}.*as the evidence gives"):
         check_shares(changed(TOLERANCE + 1), shares)
 
 

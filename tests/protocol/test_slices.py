@@ -40,7 +40,7 @@ from patronage_protocol.payout import settle
 from patronage_protocol.preferences import ChatMessage, PreferencePair
 from patronage_protocol.shares import check_shares, compute_shares
 from patronage_protocol.slices import Contribution, check_apart
-from patronage_protocol.verify import verify_ledger
+from patronage_protocol.verify import not_known, verify_ledger
 
 Manifests = Callable[..., Manifest]
 Keys = Callable[[str], PrivateKey]
@@ -246,6 +246,22 @@ def test_a_ledger_with_slices_verifies_and_says_who_was_not_scored_on_what(
     assert "by polynomial" in said["value"]
     told = CliRunner().invoke(application(), ["verify", str(folder), "--json"])
     assert '"not_scored_on_own":{"ash":40,"dogwood":20}' in told.stdout.replace(" ", "").replace("\n", "")
+
+
+def test_what_no_ledger_can_show_is_said_of_the_game_that_was_played(
+    manifest: Manifest, manifest_of: Manifests, scenarios: Mapping[str, Any]
+) -> None:
+    plain, rewards = manifest_of("ann", "bob"), manifest_of("ann", "bob", **scenarios["rewards"].changes)
+
+    def said(*manifests: Manifest) -> str:
+        return "; ".join(not_known(manifests))
+
+    assert ("margins" in said(plain), "candidates" in said(plain), "slices" in said(plain)) == (1, 0, 0)
+    assert ("margins" in said(rewards), "candidates" in said(rewards)) == (0, 1)
+    assert ("margins" in said(plain, rewards), "candidates" in said(plain, rewards)) == (1, 1)
+    assert "slices that owners contributed are fair to the others" in said(rewards, manifest)
+    assert "margins or rewards were measured as the terms declare" in said()
+    assert {line for line in said().split("; ") if "measured" not in line} < set(said(plain).split("; "))
 
 
 def test_shares_that_count_an_owners_own_slice_do_not_verify(

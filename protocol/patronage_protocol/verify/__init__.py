@@ -11,11 +11,11 @@
     value      shares, intervals and power recomputed from the margins
     pay        payouts recomputed from the shares, to the unit
 
-What it cannot know is in `NOT_KNOWN`, and is printed with every verdict.
+What it cannot know is in `not_known`, and is printed with every verdict.
 """
 
 from patronage_protocol.verify.ledger import verify_ledger
 from patronage_protocol.verify.receipts import verify_receipt
-from patronage_protocol.verify.verdict import NOT_KNOWN, Check, ReceiptVerdict, Verdict
+from patronage_protocol.verify.verdict import Check, ReceiptVerdict, Verdict, not_known
 
-__all__ = ["NOT_KNOWN", "Check", "ReceiptVerdict", "Verdict", "verify_ledger", "verify_receipt"]
+__all__ = ["Check", "ReceiptVerdict", "Verdict", "not_known", "verify_ledger", "verify_receipt"]

@@ -1,6 +1,6 @@
 """What a verification found, and what none can find."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from patronage_protocol.canonical import Canonical
@@ -8,18 +8,19 @@ from patronage_protocol.entries import AnyEntry
 from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.published import PublishedLedger
 from patronage_protocol.ledger.receipts import Receipt
+from patronage_protocol.manifest import GameTerms, Manifest
 from patronage_protocol.rounds import Round
 
-__all__ = ["NOT_KNOWN", "Check", "ReceiptVerdict", "Verdict"]
+__all__ = ["Check", "ReceiptVerdict", "Verdict", "not_known"]
 
-NOT_KNOWN = (
-    "that training happened as declared, or on whose data",
-    "that the data was lawful to use",
-    "that the margins were measured on the declared base model and held-out pairs",
-    "that no trigger hides in an adapter",
-    "that nobody was shown another ledger by more liars than the quorum bears; compare checkpoints",
-    "that the witnesses are different people, and who is behind a key",
+MEASURED_MARGINS = "that the margins were measured on the declared base model and held-out pairs"
+MEASURED_POOLS = (
+    "that the candidates were drawn and scored with the declared models, held-out prompts and rewards"
 )
+MEASURED = "that margins or rewards were measured as the terms declare"
+"""Of a receipt alone, which tells nothing of the terms."""
+
+FAIR_SLICES = "that the slices that owners contributed are fair to the others, who are scored on them"
 
 
 class Check(Canonical):
@@ -60,3 +61,22 @@ class ReceiptVerdict:
     entry: bytes
     witnesses: tuple[str, ...]
     checks: tuple[Check, ...]
+
+
+def not_known(manifests: Iterable[Manifest]) -> tuple[str, ...]:
+    """What no ledger of rounds with these terms can show, a line each; without any, of a receipt alone."""
+    rounds = tuple(manifests)
+    games = {isinstance(manifest.game, GameTerms) for manifest in rounds}
+    measured = [
+        line for margins, line in ((True, MEASURED_MARGINS), (False, MEASURED_POOLS)) if margins in games
+    ]
+    sliced = any(manifest.slices.of for manifest in rounds)
+    return (
+        "that training happened as declared, or on whose data",
+        "that the data was lawful to use",
+        *(measured or [MEASURED]),
+        *([FAIR_SLICES] if sliced else []),
+        "that no trigger hides in an adapter",
+        "that nobody was shown another ledger by more liars than the quorum bears; compare checkpoints",
+        "that the witnesses are different people, and who is behind a key",
+    )

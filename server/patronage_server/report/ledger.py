@@ -27,7 +27,7 @@ from patronage_protocol.entries import (
 )
 from patronage_protocol.evidence import MarginEvidence
 from patronage_protocol.manifest import Manifest
-from patronage_protocol.verify import NOT_KNOWN
+from patronage_protocol.verify import not_known
 from patronage_server.report.markup import Child, Markup, join, tag
 from patronage_server.report.model import Report
 from patronage_server.report.numbers import THIN, count, duration, entries, grouped, moment, money
@@ -118,7 +118,7 @@ def ledger(report: Report) -> Markup:
     )
     unknown = join(
         tag("h3", "What no ledger can show"),
-        tag("ul", *(tag("li", f"{line[0].upper()}{line[1:]}.") for line in NOT_KNOWN)),
+        tag("ul", *(tag("li", f"{line[0].upper()}{line[1:]}.") for line in not_known([report.manifest]))),
     )
     text = report.signed.encode().decode("utf-8").removesuffix("\n")
     head = join(
