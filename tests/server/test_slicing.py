@@ -22,6 +22,7 @@ from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.slices import Contribution
 from patronage_server.founding import Founding, found_operator
 from patronage_server.home import OperatorHome
+from patronage_server.invite import invite
 from patronage_server.network import Network, NetworkConfig
 from patronage_server.registry import register
 from patronage_server.slicing import take_slice
@@ -164,3 +165,17 @@ def test_both_commands_say_the_root_that_the_terms_must_name(
     )
     assert taken.stdout == f"ann  4 pairs  {told['root']}\n"
     assert (told["pairs"], told["slice"]) == (4, str(tmp_path / "ann" / "slice.json"))
+
+
+def test_the_terms_of_the_next_round_name_the_slices_and_refuse_one_that_weighs_too_much(
+    operator: Network, slice_of: Callable[..., Path]
+) -> None:
+    for name in ("ann", "bob"):
+        take(operator, slice_of(name, name))
+    home, terms = OperatorHome.load(operator.home), operator.home / "terms.toml"
+    manifest = invite(home, operator, now=1_800_000_000)
+    assert manifest.slices.of == home.held_out_sets(["ann", "bob"]).slices
+    assert (manifest.slices.most_percent, manifest.held_out_pairs) == (40, 12)
+    terms.write_text(terms.read_text().replace("most_percent = 40", "most_percent = 33"))
+    with pytest.raises(UsageError, match=r"the slice of ann is 4 of 12 held-out pairs.* at most 33 %"):
+        invite(home, operator, now=1_800_000_000)
