@@ -101,6 +101,11 @@ class PairGradients:
     shapes: dict[str, tuple[int, int]]
     _parts: dict[str, list[_Part]] = field(default_factory=dict)
 
+    @property
+    def complete(self) -> bool:
+        """Whether something was recorded of every matrix."""
+        return set(self.names) == self._parts.keys()
+
     def dot(self, vector: Tensor) -> Tensor:
         """Products of every pair's gradient with a flat vector of p numbers: shape (pairs,)."""
         total = vector.new_zeros(len(self.ids))

@@ -89,12 +89,10 @@ class InRunCallback(TrainerCallback):
                 got=f"train_sampling_strategy={trainer.args.train_sampling_strategy!r}",
                 do="shuffle the dataset before, and set it to sequential",
             )
-        if self._together and (
-            not isinstance(trainer, PairTrainer) or not trainer.shares_prompts or self._policy.has_dropout
-        ):
+        if self._together and (why := self._no_room(trainer)):
             raise UsageError(
-                "a trainer whose pairs share prompts, of a model without dropout",
-                got="dropout" if self._policy.has_dropout else type(trainer).__name__,
+                "a trainer whose pairs share prompts, without dropout and activation checkpointing",
+                got=why,
                 do="leave `together` out",
             )
         compute = trainer.compute_loss
@@ -128,7 +126,7 @@ class InRunCallback(TrainerCallback):
         """Gradients are clipped and not yet used."""
         optimizer = kwargs["optimizer"]
         rule = rule_of(optimizer)
-        parts = tuple(self._recorder.take())
+        parts = _recorded(self._recorder)
         parts, gradient, places = self._apart(parts) if self._together else (parts, None, self._turn())
         clipped = self._policy.accumulated_gradient()
         memory, rate = self._state(rule, optimizer)
@@ -139,6 +137,14 @@ class InRunCallback(TrainerCallback):
         ids = torch.tensor([index for part in parts for index in part.ids])
         self.values.index_add_(0, ids, values)
         self.momentum += float(torch.dot(query, nothing))
+
+    def _no_room(self, trainer: DPOTrainer) -> str:
+        """Why no pairs can ride along in the batches of a trainer, or nothing."""
+        if not isinstance(trainer, PairTrainer) or not trainer.shares_prompts:
+            return type(trainer).__name__
+        if self._policy.has_dropout:
+            return "dropout"
+        return "activation checkpointing" if trainer.args.activation_checkpointing else ""
 
     def _next(self, count: int) -> list[int]:
         places = range(self._place, self._place + count)
@@ -188,6 +194,23 @@ class InRunCallback(TrainerCallback):
             torch.cat([memory[p][name].flatten() for p in parameters]) for name in ("exp_avg", "exp_avg_sq")
         )
         return State(int(memory[parameters[0]]["step"]), mean, square), rate
+
+
+def _recorded(recorder: Recorder) -> tuple[PairGradients, ...]:
+    """What was recorded of a step.
+
+    Raises:
+        UsageError: forward passes were repeated in the backward pass, where no batch is open.
+    """
+    parts = tuple(recorder.take())
+    if all(part.complete for part in parts):
+        return parts
+    raise UsageError(
+        "activation checkpointing of the non-reentrant kind, or none",
+        got="a backward pass in which gradients of LoRA matrices did not pass by",
+        do="train with activation_checkpointing_kwargs={'use_reentrant': False}",
+        where="in-run",
+    )
 
 
 def rule_of(optimizer: Any) -> Rule:

@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from patronage_client.attribution.while_training import InRunCallback, rule_of
 from patronage_client.training import pair_trainer, start_from, train_adapter
 from patronage_protocol.adapters import initial
 from patronage_protocol.errors import UsageError
+from patronage_protocol.policy import BaseModel
 from patronage_protocol.preferences import training_order
 from patronage_simulations.studies.in_run_fidelity import monte_carlo
 
@@ -197,7 +199,25 @@ def test_pairs_do_not_ride_along_where_the_batch_has_no_room_for_them(problem_of
         pass
 
 
-def watched(problem: Problem, **options: Any) -> tuple[Any, InRunCallback]:
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True:UserWarning")
+@pytest.mark.parametrize("reentrant", [False, True], ids=["non-reentrant", "reentrant"])
+def test_gradient_checkpointing_gives_the_same_values_or_is_refused(
+    problem_of: Make, reentrant: bool
+) -> None:
+    problem = problem_of(epochs=1)
+    trainer, callback = watched(problem, save_memory=True)
+    trainer.args.activation_checkpointing_kwargs = {"use_reentrant": reentrant}
+    if reentrant:
+        with pytest.raises(UsageError, match="of the non-reentrant kind"), callback.attached(trainer):
+            trainer.train()
+        return
+    with callback.attached(trainer):
+        trainer.train()
+    expected = first_order(problem).values
+    np.testing.assert_allclose(callback.values, expected, rtol=2e-2, atol=1e-6)
+
+
+def watched(problem: Problem, *, save_memory: bool = False, **options: Any) -> tuple[Any, InRunCallback]:
     order = training_order(problem.pairs, seed=problem.dpo.seed)
     data = tokenized(problem.base, problem.pairs, max_length=problem.dpo.max_length)
     validation = tokenized(problem.base, problem.validation, max_length=problem.dpo.max_length)
@@ -209,7 +229,7 @@ def watched(problem: Problem, **options: Any) -> tuple[Any, InRunCallback]:
         problem.workdir,
         dpo=problem.dpo,
         lora=problem.lora,
-        save_memory=False,
+        save_memory=save_memory,
     )
     start_from(trainer.adapted_model, initial(problem.lora))
     policy = AdapterModel(problem.base, problem.lora, beta=problem.dpo.beta, model=trainer.adapted_model)
@@ -244,6 +264,18 @@ def test_dropout_is_the_same_at_every_look_and_is_told(problem_of: Make) -> None
             module_.attention_dropout = 0.3
     assert course.model.has_dropout
     assert torch.equal(course.final(), course.final())
+
+
+def test_values_under_dropout_say_so(problem_of: Make, base: BaseModel) -> None:
+    model = copy.deepcopy(base.model)
+    model.config.attention_dropout = 0.3
+    for module_ in model.modules():
+        if hasattr(module_, "attention_dropout"):
+            module_.attention_dropout = 0.3
+    problem = problem_of(base=replace(base, model=model), epochs=1)
+    found = first_order(problem)
+    assert "the values hold for the masks of this seed" in found.notes[-1]
+    np.testing.assert_array_equal(first_order(problem).values, found.values)
 
 
 def test_adamw_is_the_one_of_torch_and_so_is_clipping() -> None:

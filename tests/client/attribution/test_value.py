@@ -144,6 +144,7 @@ def test_a_part_of_the_own_prompts_can_be_held_out(
         ({"keep": 0.0}, "--keep above 0"),
         ({"method": "divination"}, "expected a method of in-run"),
     ],
+    ids=["no validation pairs", "two kinds of them", "a share above one", "nothing kept", "unknown method"],
 )
 def test_a_request_that_cannot_be_met_is_refused_in_one_line(
     request_of: Callable[..., Request], changes: dict[str, Any], message: str
