@@ -101,11 +101,12 @@ def study(
     seed: int,
     methods: Sequence[str],
     removing: Sequence[str],
+    learning_rate: float = 3e-3,
     known: frozenset[tuple[int, str, float, str]] = frozenset(),
 ) -> Iterator[Finding]:
     """The figures of one seed that are not known yet."""
     lora, dpo = training_terms(None, base)
-    dpo = dpo.model_copy(update={"learning_rate": 3e-3, "warmup_steps": 0, "max_length": 192})
+    dpo = dpo.model_copy(update={"learning_rate": learning_rate, "warmup_steps": 0, "max_length": 192})
     with tempfile.TemporaryDirectory() as folder:
         problem = Problem(base, lora, dpo, data.pairs, data.validation, Path(folder), seed)
         check_problem(problem.pairs, problem.validation)
@@ -181,6 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=80)
     parser.add_argument("--validation", type=int, default=32)
     parser.add_argument("--test", type=int, default=48)
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="3e-3 breaks a real model: 5e-4")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--removing", nargs="*", default=["random", "ts-dshapley", "linfik"])
@@ -192,7 +194,13 @@ def main(arguments: list[str] | None = None) -> None:
         data = generate(seed, pairs=options.pairs, validation=options.validation, test=options.test)
         data = data.plain() if options.plain else data
         for found in study(
-            base, data, seed=seed, methods=options.methods, removing=options.removing, known=known
+            base,
+            data,
+            seed=seed,
+            methods=options.methods,
+            removing=options.removing,
+            learning_rate=options.learning_rate,
+            known=known,
         ):
             line = json.dumps(asdict(found))
             sys.stdout.write(f"{line}\n")
