@@ -6,7 +6,8 @@ The same training again and again, timed from `train()` to its end: plain; with 
 thrown away; with In-Run values whose validation gradient is given, which leaves out what looking at
 validation pairs costs; and with In-Run values of first and second order, where one validation pair is looked
 at for every 16 pairs of a step, in turn: in the training batch, or in a pass of its own. Prints each in
-terms of the plain one.
+terms of the plain one, by time and by floating-point operations in matrix products and attention, which are
+counted in a first run and do not depend on how busy a machine is.
 """
 
 import tempfile
@@ -17,6 +18,7 @@ from statistics import median
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from patronage_client.attribution.adapter_model import AdapterModel, tokenized
 from patronage_client.attribution.in_run import Fixed
@@ -98,20 +100,27 @@ def main() -> None:
             return clock() - started
 
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(setting.repeats + 1):
+    operations = {}
+    for name, way in WAYS.items():
+        with FlopCounterMode(display=False) as counter:
+            run(way)
+        operations[name] = counter.get_total_flops()
+    for _ in range(setting.repeats):
         for name, way in WAYS.items():
             seconds[name].append(run(way))
-    _print(setting, {name: median(times[1:]) for name, times in seconds.items()})
+    _print(setting, {name: median(times) for name, times in seconds.items() if times}, operations)
 
 
-def _print(setting: Setting, seconds: dict[str, float]) -> None:
-    plain = seconds["plain training"]
+def _print(setting: Setting, seconds: dict[str, float], operations: dict[str, int]) -> None:
+    plain = "plain training"
     print(  # noqa: T201
         f"{setting.base.name}, {setting.base.precision}, {len(setting.pairs)} pairs in batches of {BATCH}, "
         f"median of {setting.repeats}, {'CPU' if setting.cpu_time else 'wall'} time"
     )
-    for name, value in seconds.items():
-        print(f"  {name:<34} {value:9.3f} s   {value / plain:.3f}")  # noqa: T201
+    for name, value in operations.items():
+        print(f"  {name:<36} {value / 1e9:9.1f} GFLOP   {value / operations[plain]:.3f}")  # noqa: T201
+    for name, took in seconds.items():
+        print(f"  {name:<36} {took:9.3f} s       {took / seconds[plain]:.3f}")  # noqa: T201
 
 
 if __name__ == "__main__":
