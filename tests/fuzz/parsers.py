@@ -13,7 +13,7 @@ from patronage_protocol import pkcs8
 from patronage_protocol.entries import Paid, decode_entry
 from patronage_protocol.envelopes import Envelope, seal
 from patronage_protocol.errors import PatronageError
-from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
+from patronage_protocol.evidence import EvidenceHeader, MarginEvidence, SliceColumns
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
@@ -24,7 +24,9 @@ from patronage_protocol.ledger.rotation import Revocation, Rotation, rotate
 from patronage_protocol.ledger.tiles import Tile, bundle, parse_bundle
 from patronage_protocol.ledger.trust import TrustPolicy, flat_policy
 from patronage_protocol.ledger.witness import AddCheckpoint
+from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.shares import Shares
+from patronage_protocol.slices import Contribution
 from patronage_protocol.strict import base64_bytes, base64_text, decimal
 
 __all__ = ["PARSERS", "check", "seeds"]
@@ -73,6 +75,7 @@ PARSERS: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
     ("entry", lambda data: decode_entry(data).encode()),
     ("shares", lambda data: Shares.decode(data).encode()),
     ("margins", lambda data: MarginEvidence.decode(data).encode()),
+    ("slice", lambda data: Contribution.decode(data).encode()),
 )
 
 
@@ -113,9 +116,11 @@ def seeds() -> list[bytes]:
         clusters=(0, 1),
         sources=(0, 0),
         labels=("all",),
+        slices=(SliceColumns(owner="bob", first=1, pairs=1),),
         scale_bits=16,
     )
     margins = MarginEvidence.from_margins(header, np.array([[0.5, -1.0], [0.25, 2.0]]))
+    pair = PreferencePair(prompt="tea", chosen="warm", rejected="cold")
     numbers = dict.fromkeys(("shares", "lower", "upper", "detectable"), (1, -2))
     shares = Shares(
         margins=margins.digest, players=("ann", "bob"), method="polynomial", grand=3, gap=0, **numbers
@@ -142,5 +147,6 @@ def seeds() -> list[bytes]:
         "entry": Paid(time=1_800_000_000, owner="ann", amount=875_59, reason="share").encode(),
         "shares": shares.encode(),
         "margins": margins.encode(),
+        "slice": Contribution.draw_up("ann", [pair], bytes(32)).encode(),
     }
     return [bytes([number]) + values[name] for number, (name, _) in enumerate(PARSERS)]
