@@ -33,7 +33,7 @@ __all__ = ["Agree", "read_invitation", "take_part"]
 
 log = logging.getLogger("patronage.owner")
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 RESTART_SECONDS = (1.0, 60.0)
 """The first and the longest pause before a SuperNode that ended is started again; it doubles in between."""
 

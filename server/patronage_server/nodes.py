@@ -17,7 +17,9 @@ from patronage_server.clock import Clock
 __all__ = ["Answer", "Nodes"]
 
 CATEGORY = {Action.TRAIN: MessageType.TRAIN}
-POLL_SECONDS = 0.2
+POLL_SECONDS = (0.2, 0.9)
+"""Between two looks for answers: a twentieth of what was waited since the last, within these bounds."""
+
 MORE_SECONDS = 2
 FIRST_PAUSE = 5
 """Seconds before a node that failed is asked for the second time."""
@@ -80,7 +82,8 @@ class Nodes:
         asked: dict[str, int] = {}
         wanted = dict(requests)
         failures: dict[int, _Failure] = {}
-        look = self.clock.now() + MORE_SECONDS
+        last = self.clock.now()
+        look = last + MORE_SECONDS
         self._push(action, wanted, asked, deadline)
         while (asked or failures) and self.clock.now() <= until():
             replies = list(self.grid.pull_messages(list(asked))) if asked else []
@@ -105,7 +108,9 @@ class Nodes:
                 failures[node] = replace(failures[node], at=None)
             self._push(action, again, asked, deadline)
             if not replies:
-                self.clock.sleep(POLL_SECONDS if asked else _until_next(failures, now, until()))
+                self.clock.sleep(_pause(now - last) if asked else _until_next(failures, now, until()))
+            else:
+                last = now
         yield from (failure.answer for failure in failures.values())
 
     def _push(self, action: str, requests: Requests, asked: dict[str, int], deadline: int) -> None:
@@ -135,6 +140,12 @@ class _Failure:
 
     def due(self, now: int) -> bool:
         return self.at is not None and now >= self.at
+
+
+def _pause(waited: int) -> float:
+    """Seconds until the next look: a training of hours is not asked after five times a second."""
+    least, most = POLL_SECONDS
+    return min(most, max(least, waited / 20))
 
 
 def _until_next(failures: Mapping[int, _Failure], now: int, deadline: int) -> float:

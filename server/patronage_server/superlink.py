@@ -1,15 +1,21 @@
 """Flower's SuperLink as a child process: TLS, node authentication, state on disk, loopback alone."""
 
 import os
+import shlex
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 from patronage_protocol.errors import UnavailableError
+from patronage_protocol.files import write_atomic
 from patronage_protocol.processes import command_path, start_child, stop_child
+from patronage_server import one_serverapp
 from patronage_server.network import Network
 
 __all__ = ["SuperLink", "require_free"]
+
+SERVERAPP = "flwr-serverapp"
 
 
 class SuperLink:
@@ -38,6 +44,7 @@ class SuperLink:
         require_free("127.0.0.1", self._network.config.superlink_port)
         try:
             self._network.flower.mkdir(mode=0o700, exist_ok=True)
+            _write_starter(self._network)
         except OSError as error:
             raise UnavailableError(
                 f"a folder {self._network.flower}", got=str(error), do="make room or mend permissions"
@@ -88,14 +95,29 @@ def _command(network: Network) -> list[str]:
     ]
 
 
+def _programs(network: Network) -> Path:
+    """The folder in which SuperLink finds `flwr-serverapp` first."""
+    return network.flower.absolute() / "bin"
+
+
+def _write_starter(network: Network) -> None:
+    """A `flwr-serverapp` that ends the one before; see `one_serverapp`."""
+    folder = _programs(network)
+    folder.mkdir(exist_ok=True)
+    real = command_path(SERVERAPP, extra="server")
+    lock = folder.parent / "serverapp.lock"
+    command = shlex.join([sys.executable, "-I", "-S", one_serverapp.__file__, str(lock), str(real)])
+    write_atomic(folder / SERVERAPP, f'#!/bin/sh\nexec {command} "$@"\n'.encode(), mode=0o700)
+
+
 def _environment(network: Network) -> dict[str, str]:
+    # SuperLink starts flower-superexec, and that flwr-serverapp, by bare name.
+    path = (str(_programs(network)), str(_superlink().parent), os.environ.get("PATH", os.defpath))
     return {
-        # SuperLink starts flower-superexec, and that flwr-serverapp, by bare name.
-        "PATH": f"{_superlink().parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PATH": os.pathsep.join(path),
         "FLWR_HOME": str(network.flower.absolute()),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
     }
 
 

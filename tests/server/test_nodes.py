@@ -126,6 +126,22 @@ def test_a_node_that_stays_lost_is_told_at_the_deadline() -> None:
     assert grid.clock.now() > 1100
 
 
+def test_the_longer_nothing_comes_the_less_often_it_is_looked_for() -> None:
+    looks: list[float] = []
+
+    class Counting(ScriptedGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+            looks.append(self.clock.time)
+            return super().pull_messages(message_ids)
+
+    assert ask(Counting({1: []}), 1) == []
+    pauses = [later - earlier for earlier, later in pairwise(looks)]
+    assert pauses[0] == pytest.approx(0.2)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(0.9)
+    assert len(looks) < 180, "a hundred seconds would be five hundred looks"
+
+
 def test_a_silent_node_is_waited_for_until_the_deadline() -> None:
     grid = ScriptedGrid({1: [], 2: [b"two"]})
     assert ask(grid, 1, 2) == [(2, b"two", "")]
