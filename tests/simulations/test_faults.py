@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from patronage_protocol.ledger.checkpoints import Checkpoint
-from patronage_simulations.faults.cases import instances, judge, prepare, run_case
+from patronage_simulations.faults.cases import Lab, judge, prepare
 from patronage_simulations.faults.scenarios import SCENARIOS
 from patronage_simulations.faults.worker import KEY, ORIGIN, PREPARED
 
@@ -66,8 +66,17 @@ def test_a_scenario_ends_as_promised(scenario: object, folder: Path) -> None:
 def test_a_hurt_call_costs_nothing_that_was_acknowledged(
     prepared: Path, tmp_path: Path, operation: str, call: str, fault: str
 ) -> None:
-    found = instances(operation, prepared, tmp_path)[call]
-    assert found
-    for instance in (found[0], found[-1]):
-        outcome = run_case(operation, call, f"{fault}:when={instance}", prepared=prepared, scratch=tmp_path)
-        assert (outcome.lost, outcome.forked, outcome.stuck, outcome.unclear) == (False, False, False, False)
+    with Lab(prepared, tmp_path) as lab:
+        found = lab.instances(operation)[call]
+        assert found
+        for instance in (found[0], found[-1]):
+            outcome = lab.run_case(operation, call, f"{fault}:when={instance}")
+            flags = (outcome.lost, outcome.forked, outcome.stuck, outcome.unclear)
+            assert flags == (False, False, False, False)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_a_worker_that_is_killed_at_once_has_acknowledged_nothing(prepared: Path, tmp_path: Path) -> None:
+    with Lab(prepared, tmp_path) as lab:
+        assert lab.run_case("append", "openat", "signal=SIGKILL:when=1").acknowledged == 0
+        assert lab.run_case("append", "write", "error=EIO:when=9999").acknowledged == 4

@@ -11,10 +11,9 @@ from patronage_simulations.faults.cases import (
     CALLS,
     FAULTS,
     OPERATIONS,
+    Lab,
     Outcome,
-    instances,
     prepare,
-    run_case,
 )
 from patronage_simulations.faults.scenarios import SCENARIOS
 
@@ -39,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 3
         operations = (options.operation,) if options.operation else OPERATIONS
         print(_ROW.format(*_HEADER))  # noqa: T201
-        outcomes = [outcome for o in operations for outcome in _operation(o, options.every, scratch)]
+        with Lab(scratch / "prepared", scratch) as lab:
+            outcomes = [outcome for o in operations for outcome in _operation(o, options.every, lab)]
     bad = [o for o in outcomes if o.lost or o.forked or o.stuck or o.unclear]
     print(_line("all", "", "", outcomes))  # noqa: T201
     for outcome in bad[:10]:
@@ -47,19 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if bad or not sound else 0
 
 
-def _operation(operation: str, every: int, scratch: Path) -> Iterator[Outcome]:
-    found = instances(operation, scratch / "prepared", scratch)
+def _operation(operation: str, every: int, lab: Lab) -> Iterator[Outcome]:
+    found = lab.instances(operation)
     for call in CALLS:
         for fault in FAULTS:
             outcomes = [
-                run_case(
-                    operation,
-                    call,
-                    f"{fault}:when={instance}",
-                    prepared=scratch / "prepared",
-                    scratch=scratch,
-                )
-                for instance in found[call][::every]
+                lab.run_case(operation, call, f"{fault}:when={instance}") for instance in found[call][::every]
             ]
             if outcomes:
                 print(_line(operation, call, fault.partition("=")[2], outcomes), flush=True)  # noqa: T201

@@ -6,13 +6,16 @@ cosigned.
 """
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from patronage_protocol.errors import PatronageError
 from patronage_protocol.ledger.checkpoints import SignedCheckpoint
@@ -22,9 +25,9 @@ from patronage_protocol.ledger.published import read_published
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.ledger.witness import Witness, request_cosignature
 from patronage_simulations.faults import worker
-from patronage_simulations.faults.worker import COSIGNER, KEY, MARKER, ORIGIN, PREPARED, entry
+from patronage_simulations.faults.worker import COSIGNER, KEY, ORIGIN, PREPARED, entry
 
-__all__ = ["CALLS", "FAULTS", "OPERATIONS", "Outcome", "instances", "judge", "prepare", "run_case"]
+__all__ = ["CALLS", "FAULTS", "OPERATIONS", "Lab", "Outcome", "judge", "prepare"]
 
 OPERATIONS = ("append", "publish", "cosign")
 CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "openat", "close")
@@ -56,46 +59,72 @@ def prepare(folder: Path) -> None:
             witness.cosign(request_cosignature(ledger, 0), time=1_000)
 
 
-def instances(operation: str, prepared: Path, scratch: Path) -> dict[str, range]:
-    """For every system call, the numbers of its instances that belong to the operation itself."""
-    folder = _fresh(prepared, scratch)
-    log = scratch / "strace.log"
-    _run(
-        [
-            *_strace(log, f"trace={','.join((*CALLS, 'stat', 'newfstatat', 'statx'))}"),
-            *_worker(operation, folder),
-        ]
-    )
-    before: Counter[str] = Counter()
-    total: Counter[str] = Counter()
-    begun = False
-    for line in log.read_text(errors="replace").splitlines():
-        begun = begun or MARKER in line
-        match = _CALL.match(line)
-        if match:
-            total[match[1]] += 1
-            before[match[1]] += not begun
-    return {call: range(before[call] + 1, total[call] + 1) for call in CALLS}
-
-
-def run_case(operation: str, call: str, inject: str, *, prepared: Path, scratch: Path) -> Outcome:
-    """Hurt one instance of one system call, then judge.
+class Lab:
+    """Where cases are run: a worker that waits for them, and a scratch folder. Use it as a context manager.
 
     Args:
-        operation: what the worker does.
-        call: the system call.
-        inject: fault and instance in strace's words, such as "error=EIO:when=7".
-        prepared: the folder to begin with; it is copied.
+        prepared: the folder to begin each case with; it is copied.
         scratch: where to work.
     """
-    folder = _fresh(prepared, scratch)
-    done = _run(
-        [
-            *_strace(scratch / "strace.log", f"trace={call}", f"inject={call}:{inject}"),
-            *_worker(operation, folder),
-        ]
-    )
-    return judge(folder, done.stdout, crashed="Traceback" in done.stderr, detail=done.stderr.strip()[-300:])
+
+    def __init__(self, prepared: Path, scratch: Path) -> None:
+        self._prepared, self._folder, self._log = prepared, scratch / "folder", scratch / "strace.log"
+        self._out, self._err = scratch / "out", scratch / "err"
+        command = [sys.executable, "-m", worker.__name__]
+        self._worker = subprocess.Popen(  # noqa: S603 - the command is ours
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.communicate()
+
+    def instances(self, operation: str) -> dict[str, range]:
+        """For every system call, the numbers of its instances in an operation that is left in peace."""
+        self._run(operation, f"trace={','.join(CALLS)}")
+        lines = self._log.read_text(errors="replace").splitlines()
+        total = Counter(match[1] for line in lines if (match := _CALL.match(line)))
+        return {call: range(1, total[call] + 1) for call in CALLS}
+
+    def run_case(self, operation: str, call: str, inject: str) -> Outcome:
+        """Hurt one instance of one system call, then judge.
+
+        Args:
+            operation: what the worker does.
+            call: the system call.
+            inject: fault and instance in strace's words, such as "error=EIO:when=7".
+        """
+        self._run(operation, f"trace={call}", f"inject={call}:{inject}")
+        told, errors = self._out.read_text(), self._err.read_text()
+        return judge(self._folder, told, crashed="Traceback" in errors, detail=errors.strip()[-300:])
+
+    def _run(self, operation: str, *expressions: str) -> None:
+        """One child of the worker, from its first step under strace."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.copytree(self._prepared, self._folder)
+        child = int(self._ask([operation, *map(str, (self._folder, self._out, self._err))]))
+        options = [word for text in expressions for word in ("-e", text)]
+        with subprocess.Popen(  # noqa: S603 - the command is ours
+            ["strace", "-f", "-o", str(self._log), *options, "-p", str(child)],  # noqa: S607
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as strace:
+            assert strace.stderr is not None
+            attached = strace.stderr.readline()
+            os.kill(child, signal.SIGCONT)
+            assert "attached" in attached, attached
+            strace.communicate(timeout=60)
+        assert self._worker.stdout is not None
+        self._worker.stdout.readline()
+
+    def _ask(self, request: list[str]) -> str:
+        assert self._worker.stdin is not None
+        assert self._worker.stdout is not None
+        self._worker.stdin.write(json.dumps(request) + "\n")
+        self._worker.stdin.flush()
+        return self._worker.stdout.readline()
 
 
 def judge(folder: Path, acknowledgements: str, *, crashed: bool = False, detail: str = "") -> Outcome:
@@ -149,24 +178,3 @@ def _go_on(folder: Path, ledger: Ledger) -> None:
     publish(ledger, folder / "published")
     read = read_published(folder / "published")
     read.authenticate(ledger.verifier)
-
-
-def _fresh(prepared: Path, scratch: Path) -> Path:
-    folder = scratch / "folder"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(prepared, folder)
-    return folder
-
-
-def _worker(operation: str, folder: Path) -> list[str]:
-    return [sys.executable, "-B", "-m", worker.__name__, operation, str(folder)]
-
-
-def _strace(log: Path, *expressions: str) -> list[str]:
-    return ["strace", "-f", "-qq", "-o", str(log), *(word for text in expressions for word in ("-e", text))]
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - the command is ours
-        command, check=False, capture_output=True, text=True, timeout=60
-    )
