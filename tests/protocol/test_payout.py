@@ -133,7 +133,7 @@ def test_signed_lets_a_negative_share_pay_in_up_to_its_bond(payout_terms: Terms)
 
 def test_per_unit_pays_a_price_and_refunds_the_rest(payout_terms: Terms) -> None:
     terms = payout_terms(policy="per_unit", unit_price=100_000)
-    shares = shares_of({"ann": ONE // 4, "bob": -ONE // 8})
+    shares = shares_of({"ann": ONE // 4, "bob": -ONE // 8}, lower={"ann": -1, "bob": -ONE})
     settlement = settle(terms, shares, seed=SEED, excluded={})
     assert by_owner(settlement.payments) == {"ann": (25_000, "share"), "bob": (0, "negative")}
     assert (settlement.refund, settlement.refund_reason) == (75_000, "unspent")

@@ -25,7 +25,9 @@ from patronage_protocol.entries import (
     Judged,
     Match,
     Opened,
+    Paid,
     Questioned,
+    Refunded,
     Revealed,
     Shown,
     Valued,
@@ -257,6 +259,7 @@ def test_the_next_round_may_open_only_after_the_last_is_final(
         play.open()
     play.manifest = manifest_of("ann", "bob", round=2)
     play.open()
+    play.accept("ann")
     assert [state.phase for state in play.rounds] == [Phase.FINAL, Phase.OPEN]
 
 
@@ -680,7 +683,10 @@ def test_a_round_ends_once_every_pair_that_was_asked_for_is_shown(disputed: Play
 
 def test_a_round_ends_without_the_silent_when_the_window_is_over(disputed: Play) -> None:
     disputed.ask("ann", 1)
-    disputed.now += 61
+    disputed.now += 60
+    with pytest.raises(RemoteProtocolError, match="final §window"):
+        disputed.finish()
+    disputed.now += 1
     with pytest.raises(RemoteProtocolError, match="ask §deadline"):
         disputed.ask("bob", 2)
     with pytest.raises(RemoteProtocolError, match="final §shown"):
@@ -846,6 +852,9 @@ def test_a_round_below_its_declared_minimum_is_aborted_and_refunded(
     play.judge("cy", reason="NaN")
     with pytest.raises(RemoteProtocolError, match="evaluate §players"):
         play.evaluate()
+    for count in (1, 3):
+        with pytest.raises(RemoteProtocolError, match="abort §players"):
+            play.take(Aborted(time=NOW, reason="players", count=count))
     play.take(Aborted(time=NOW, reason="players", count=2))
     play.settle()
     final = play.finish()
@@ -854,12 +863,36 @@ def test_a_round_below_its_declared_minimum_is_aborted_and_refunded(
     assert {payment.reason for payment in final.settlement.payments} == {"refunded", "rejected"}
 
 
+def test_a_refund_is_due_behind_the_payments_and_cannot_be_kept(
+    manifest_of: Manifests, key_of: Keys, cosigned_head: Heads
+) -> None:
+    play = Play(manifest_of("ann", "bob", "cy", min_players=4), key_of, cosigned_head)
+    revealed(play)
+    for owner in ("ann", "bob", "cy"):
+        play.judge(owner)
+    refund = Refunded(time=NOW, amount=100_000, reason="aborted")
+    play.take(Aborted(time=NOW, reason="players", count=3))
+    for owner in ("ann", "bob", "cy"):
+        with pytest.raises(RemoteProtocolError, match="refund §settlement"):
+            play.take(refund)
+        play.take(Paid(time=NOW, owner=owner, amount=0, reason="refunded"))
+    with pytest.raises(RemoteProtocolError, match="final §phase"):
+        play.finish()
+    with pytest.raises(RemoteProtocolError, match="refund §settlement"):
+        play.take(refund.model_copy(update={"amount": 99_999}))
+    assert play.take(refund).phase is Phase.SETTLED
+    with pytest.raises(RemoteProtocolError, match="refund §phase"):
+        play.take(refund)
+
+
 def test_a_round_with_enough_players_cannot_be_aborted(play: Play) -> None:
     revealed(play)
     for owner in ("ann", "bob", "cy"):
         play.judge(owner)
     with pytest.raises(RemoteProtocolError, match="abort §players"):
         play.take(Aborted(time=NOW, reason="players", count=3))
+    with pytest.raises(RemoteProtocolError, match="abort §reason"):
+        play.take(Aborted(time=NOW + 51, reason="witnesses", count=0))
 
 
 class AnyOrder(RuleBasedStateMachine):

@@ -62,6 +62,10 @@ def test_shares_add_up_to_the_value_of_all_and_lie_within_their_bounds(shares: S
     assert shares.smallest_detectable == min(shares.detectable)
 
 
+def test_what_is_the_same_differs_by_nothing(shares: Shares, with_pool: Shares) -> None:
+    assert check_shares(shares, shares) == check_shares(with_pool, with_pool) == 0
+
+
 def test_both_methods_publish_the_same_shares(
     evidence: MarginEvidence, manifest_of: Manifests, shares: Shares
 ) -> None:

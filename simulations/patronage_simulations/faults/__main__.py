@@ -4,7 +4,7 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from patronage_simulations.faults.cases import (
@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the tables; 0 if every promise held."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--operation", choices=OPERATIONS, help="only this operation")
+    parser.add_argument("--call", action="append", choices=CALLS, help="only this system call (repeatable)")
     parser.add_argument(
         "--every", type=int, default=1, help="take every n-th instance of a call (default: all)"
     )
@@ -39,7 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         operations = (options.operation,) if options.operation else OPERATIONS
         print(_ROW.format(*_HEADER))  # noqa: T201
         with Lab(scratch / "prepared", scratch) as lab:
-            outcomes = [outcome for o in operations for outcome in _operation(o, options.every, lab)]
+            outcomes = [
+                outcome
+                for o in operations
+                for outcome in _operation(o, options.call or CALLS, options.every, lab)
+            ]
     bad = [o for o in outcomes if o.lost or o.forked or o.stuck or o.unclear]
     print(_line("all", "", "", outcomes))  # noqa: T201
     for outcome in bad[:10]:
@@ -47,9 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if bad or not sound else 0
 
 
-def _operation(operation: str, every: int, lab: Lab) -> Iterator[Outcome]:
+def _operation(operation: str, calls: Sequence[str], every: int, lab: Lab) -> Iterator[Outcome]:
     found = lab.instances(operation)
-    for call in CALLS:
+    for call in calls:
         for fault in FAULTS:
             outcomes = [
                 lab.run_case(operation, call, f"{fault}:when={instance}") for instance in found[call][::every]
