@@ -6,6 +6,7 @@ those that once broke something lie in tests/vectors/fuzz; tests/protocol/ledger
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +14,15 @@ from patronage_protocol import pkcs8
 from patronage_protocol.entries import Paid, decode_entry
 from patronage_protocol.envelopes import Envelope, seal
 from patronage_protocol.errors import PatronageError
-from patronage_protocol.evidence import EvidenceHeader, MarginEvidence, SliceColumns
+from patronage_protocol.evidence import (
+    CoalitionEvidence,
+    EvidenceHeader,
+    MarginEvidence,
+    PoolEvidence,
+    PoolHeader,
+    SliceColumns,
+)
+from patronage_protocol.held_out import HeldOutOpening, HeldOutSet
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
@@ -24,6 +33,7 @@ from patronage_protocol.ledger.rotation import Revocation, Rotation, rotate
 from patronage_protocol.ledger.tiles import Tile, bundle, parse_bundle
 from patronage_protocol.ledger.trust import TrustPolicy, flat_policy
 from patronage_protocol.ledger.witness import AddCheckpoint
+from patronage_protocol.manifest import Manifest
 from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.shares import Shares
 from patronage_protocol.slices import Contribution
@@ -31,6 +41,7 @@ from patronage_protocol.strict import base64_bytes, base64_text, decimal
 
 __all__ = ["PARSERS", "check", "seeds"]
 
+VECTORS = Path(__file__).parents[1] / "vectors"
 ONE, TWO = (PrivateKey.from_seed(bytes([byte]) * 32) for byte in (1, 2))
 
 
@@ -76,7 +87,12 @@ PARSERS: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
     ("shares", lambda data: Shares.decode(data).encode()),
     ("margins", lambda data: MarginEvidence.decode(data).encode()),
     ("slice", lambda data: Contribution.decode(data).encode()),
+    ("margins of coalitions", lambda data: CoalitionEvidence.decode(data).encode()),
+    ("candidate pools", lambda data: PoolEvidence.decode(data).encode()),
+    ("manifest", lambda data: Manifest.decode(data).encode()),
+    ("opening of a held-out pair", lambda data: HeldOutOpening.decode(data).encode()),
 )
+"""Behind each other: the first byte of a kept case is a place in this list."""
 
 
 def check(case: bytes) -> bool:
@@ -121,6 +137,14 @@ def seeds() -> list[bytes]:
     )
     margins = MarginEvidence.from_margins(header, np.array([[0.5, -1.0], [0.25, 2.0]]))
     pair = PreferencePair(prompt="tea", chosen="warm", rejected="cold")
+    coalitions = CoalitionEvidence.from_margins(header, np.array([[0.5, -1.0], [0.25, 2.0], [0.0, 1.0]]))
+    fields = {"sources": (0,), "size": 2, "from_base": 1, "objectives": ("helpful",), "candidates": "0c" * 32}
+    pools = PoolEvidence(
+        PoolHeader.model_validate(
+            header.model_dump(include={"players", "adapters", "labels", "scale_bits"}) | fields
+        ),
+        np.zeros((4, 1, 2), np.int32),
+    )
     numbers = dict.fromkeys(("shares", "lower", "upper", "detectable"), (1, -2))
     shares = Shares(
         margins=margins.digest, players=("ann", "bob"), method="polynomial", grand=3, gap=0, **numbers
@@ -148,5 +172,9 @@ def seeds() -> list[bytes]:
         "shares": shares.encode(),
         "margins": margins.encode(),
         "slice": Contribution.draw_up("ann", [pair], bytes(32)).encode(),
+        "margins of coalitions": coalitions.encode(),
+        "candidate pools": pools.encode(),
+        "manifest": (VECTORS / "manifest.json").read_bytes(),
+        "opening of a held-out pair": HeldOutSet((pair, pair), bytes(32)).open(1).encode(),
     }
     return [bytes([number]) + values[name] for number, (name, _) in enumerate(PARSERS)]
