@@ -121,27 +121,28 @@ def read_published(folder: Path) -> PublishedLedger:
 def _listing(folder: Path) -> tuple[set[Tile], set[str]]:
     tiles: set[Tile] = set()
     digests: set[str] = set()
-    for path in _regular_files(folder):
-        name = path.relative_to(folder).as_posix()
-        if path.parent == folder / BLOBS and _DIGEST.match(path.name):
-            digests.add(path.name)
+    for name in _regular_files(folder):
+        place, _, last = name.rpartition("/")
+        if place == BLOBS and _DIGEST.match(last):
+            digests.add(last)
         elif name.startswith("tile/"):
             tiles.add(Tile.parse(name))
         elif name != CHECKPOINT:
-            raise _refused("the files of a ledger alone", "another file", path)
+            raise _refused("the files of a ledger alone", "another file", folder / name)
     return tiles, digests
 
 
-def _regular_files(folder: Path) -> Iterator[Path]:
-    def unreadable(error: OSError) -> None:
-        raise error
-
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
-        for name in folders + names:
-            path = Path(parent, name)
-            if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise _refused("plain files and folders", "a link or a special file", path)
-        yield from (Path(parent, name) for name in names)
+def _regular_files(folder: Path, below: str = "") -> Iterator[str]:
+    """The names of all files, with slashes; what is neither a file nor a folder is refused."""
+    with os.scandir(folder / below) as found:
+        for item in found:
+            name = below + item.name
+            if item.is_dir(follow_symlinks=False):
+                yield from _regular_files(folder, f"{name}/")
+            elif item.is_file(follow_symlinks=False):
+                yield name
+            else:
+                raise _refused("plain files and folders", "a link or a special file", folder / name)
 
 
 def _require_all(folder: Path, needed: set[Tile], found: set[Tile]) -> None:
