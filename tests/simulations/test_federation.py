@@ -25,6 +25,7 @@ from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.published import read_published
 from patronage_protocol.manifest import Party
 from patronage_protocol.messages import Refusal
+from patronage_protocol.pair_files import write_pairs
 from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.rounds import Phase, Standing
 from patronage_protocol.verify import verify_ledger
@@ -164,6 +165,31 @@ def test_a_plain_round_ends_with_verified_receipts(
         found = running.command("operator", "status", running.operator, "--json")
         assert found["round"]["phase"] == "final"
         assert [owner["node"] for owner in found["owners"]] == ["online"] * len(owners)
+
+
+def test_a_slice_that_an_owner_contributes_is_scored_over_the_network(
+    federation: Callable[..., Federation],
+) -> None:
+    with federation("ann", "bob") as running:
+        terms = running.operator / "terms.toml"
+        terms.write_text(f"{terms.read_text()}[slices]\nmost_percent = 20\n")
+        own = [PreferencePair(prompt=f"moon {noun}", chosen=" kind", rejected=" rude") for noun in NOUNS[:6]]
+        write_pairs(running.folder / "slice.jsonl", own)
+        made = running.command(
+            *("owner", "slice", running.home("ann"), running.folder / "slice.jsonl", "--json")
+        )
+        running.command("operator", "slice", running.operator, made["slice"], "--json")
+        running.invite()
+        for owner in running.owners:
+            running.join(owner)
+        running.round()
+        finish(running)
+        verdict = verify_ledger(running.published)
+        state = verdict.rounds[0]
+        assert state.players == ("ann", "bob")
+        assert [(part.owner, part.root) for part in state.manifest.slices.of] == [("ann", made["root"])]
+        said = {check.phase: check.what for check in verdict.checks}
+        assert "nobody was scored on its own slice: ann on 24 of 30 pairs" in said["value"]
 
 
 def test_adapters_are_scored_on_a_ray_cluster_if_the_operator_wants_it(
