@@ -114,11 +114,12 @@ def estimates(seed: SeedMargins, sizes: tuple[int, ...]) -> dict[str, tuple[str,
         **{name: ("n", margins) for name, margins in seed.composed.items()},
         "scaled policy:sum": ("n + 1", rules.scaled(rules.policy(solo), grand)),
         "weighted policy:sum": ("n + 1", rules.weighted(solo, grand)),
-        "anchored policy:sum": ("n + 1", rules.anchored(rules.policy(solo), grand, sizes)),
     }
-    for name in ("weights:sum", "factors:sum"):
-        if name in seed.composed:
-            found[f"anchored {name}"] = "n + 1", rules.anchored(seed.composed[name], grand, sizes)
+    for name in ("policy:sum", "weights:sum", "factors:sum"):
+        if name in found:
+            margins = found[name][1]
+            found[f"anchored {name}"] = "n + 1", rules.anchored(margins, grand, sizes)
+            found[f"blended {name}"] = "n + 1", rules.blended(margins, grand, sizes, solo)
     for order, margins in list(seed.sequences.items())[:1]:
         chain = margins[[sum(1 << i for i in order[: k + 1]) for k in range(len(order))]]
         found["chained policy:sum"] = "n + 1", rules.chained(rules.policy(solo), chain, order, sizes)

@@ -9,11 +9,12 @@ Write A_S for the margins of an arithmetic rule, G for those of the grand coalit
 
     anchored    A_S + h(S) (G - A_N)      what arithmetic misses is put down to pairs of owners:
                                           h(S) = (sum over i < k in S of m_i m_k) / (the same over N)
+    blended     the same on each held-out pair, with m_i / mean m + |a_i| / mean |a| for m_i
     scaled      A_S (1 + (c - 1) (k - 1) / (n - 1))           c = least squares of G on A_N
     weighted    sum over S of a_i (1 + (w_i - 1) (k - 1) / (n - 1))     w = ridge regression of G on the a_i
     chained     anchored, with the prefixes of a chain as further anchors
 
-All leave single owners as they are, and `anchored` and `chained` give G for the grand coalition.
+All leave single owners as they are, and `anchored`, `blended` and `chained` give G for the grand coalition.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from patronage_protocol.errors import UsageError
 from patronage_protocol.valuation.enumeration import coalition_sizes, subset_sums
 
-__all__ = ["anchored", "chained", "policy", "scaled", "weighted"]
+__all__ = ["anchored", "blended", "chained", "policy", "scaled", "weighted"]
 
 Array = NDArray[np.float64]
 
@@ -41,13 +42,30 @@ def policy(solo: Array, masses: Sequence[float] | None = None) -> Array:
 def anchored(arithmetic: Array, grand: Array, masses: Sequence[float]) -> Array:
     """`arithmetic` (2^n, M), corrected so that the grand coalition has the margins (M,) it was trained to."""
     _check(arithmetic, grand, masses)
-    return np.asarray(arithmetic + pair_weight(masses)[:, None] * (grand - arithmetic[-1]))
-
-
-def pair_weight(masses: Sequence[float]) -> Array:
-    """h(S) (2^n,): which part of the mass of all pairs of owners is within S; 0 for one owner, 1 for all."""
     mass = np.asarray(masses, dtype=np.float64)
-    products = subset_sums(mass) ** 2 - subset_sums(mass**2)
+    return np.asarray(arithmetic + _pair_weight(mass)[:, None] * (grand - arithmetic[-1]))
+
+
+def blended(arithmetic: Array, grand: Array, masses: Sequence[float], solo: Array) -> Array:
+    """As `anchored`, but on a held-out pair owners whose own margins (n, M) are large there count for more.
+
+    Half of an owner's weight is its number of pairs, half the size of its margin, each relative to its mean
+    (over owners; over owners and held-out pairs). What grows faster than in proportion grows where it is
+    already large; margins of short trainings only hint at that, and numbers of pairs steady them.
+    """
+    _check(arithmetic, grand, masses)
+    mass, size = np.asarray(masses, dtype=np.float64), np.abs(solo)
+    typical = float(size.mean()) or 1.0
+    weight = (mass / mass.mean())[:, None] + size / typical
+    return np.asarray(arithmetic + _pair_weight(weight) * (grand - arithmetic[-1]))
+
+
+def _pair_weight(weights: Array) -> Array:
+    """h(S): which part of all products of two owners' weights is within S; 0 for one owner, 1 for all.
+
+    Weights are (n,) or (n, M), and h is (2^n,) or (2^n, M).
+    """
+    products = subset_sums(weights) ** 2 - subset_sums(weights**2)
     return np.asarray(products / products[-1])
 
 

@@ -28,7 +28,7 @@ from patronage_simulations.fidelity.trainings import Trainings
 __all__ = ["RESULTS", "report", "sample", "study", "subject_of"]
 
 RESULTS = "results"
-SCATTERED = ("policy:sum", "factors:sum", "anchored factors:sum")
+SCATTERED = ("policy:sum", "factors:sum", "blended policy:sum")
 
 
 def subject_of(

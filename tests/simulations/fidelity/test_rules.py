@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patronage_protocol.adapters import Tensors
@@ -41,6 +41,21 @@ def test_anchored_is_exact_where_what_is_missed_comes_from_pairs_of_owners() -> 
     assert rules.anchored(rules.policy(SOLO), truth[-1], MASSES) == pytest.approx(truth)
 
 
+def test_blended_is_exact_where_half_of_an_owners_weight_is_its_margin() -> None:
+    weights = np.array(MASSES)[:, None] / np.mean(MASSES) + np.abs(SOLO) / np.abs(SOLO).mean()
+    truth = rules.policy(SOLO)
+    for mask in range(16):
+        inside = [i for i in range(4) if mask >> i & 1]
+        truth[mask] += sum((weights[i] * weights[k] for i in inside for k in inside if k < i), np.zeros(7))
+    assert rules.blended(rules.policy(SOLO), truth[-1], MASSES, SOLO) == pytest.approx(truth)
+
+
+def test_blended_without_any_margins_is_anchored() -> None:
+    nothing, grand = np.zeros((4, 7)), np.linspace(0, 3, 7)
+    found = rules.blended(rules.policy(nothing), grand, MASSES, nothing)
+    assert found == pytest.approx(rules.anchored(rules.policy(nothing), grand, MASSES))
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
 def test_chained_is_exact_there_too_in_every_order(order: tuple[int, ...]) -> None:
     truth = pairwise_world(np.linspace(-0.01, 0.01, 7))
@@ -65,10 +80,12 @@ def test_weighted_finds_the_factor_of_every_owner() -> None:
     "rule",
     [
         lambda grand: rules.anchored(rules.policy(SOLO), grand, MASSES),
+        lambda grand: rules.blended(rules.policy(SOLO), grand, MASSES, SOLO),
         lambda grand: rules.scaled(rules.policy(SOLO), grand),
         lambda grand: rules.weighted(SOLO, grand),
     ],
 )
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_single_owners_stay_as_they_were_trained(rule: Callable[[np.ndarray], np.ndarray], seed: int) -> None:
     found = rule(np.random.default_rng(seed).normal(size=7))
@@ -80,6 +97,7 @@ def test_anchored_and_chained_end_at_the_grand_coalition() -> None:
     grand = np.linspace(0, 3, 7)
     chain = np.stack([SOLO[1], SOLO[1] + SOLO[0], grand / 2, grand])
     assert rules.anchored(rules.policy(SOLO), grand, MASSES)[-1] == pytest.approx(grand)
+    assert rules.blended(rules.policy(SOLO), grand, MASSES, SOLO)[-1] == pytest.approx(grand)
     chained = rules.chained(rules.policy(SOLO), chain, (1, 0, 2, 3), MASSES)
     assert chained[[0b0010, 0b0011, 0b0111, 0b1111]] == pytest.approx(chain)
 

