@@ -16,6 +16,7 @@ from patronage_client.home import OwnerHome
 from patronage_client.owner import Owner
 from patronage_protocol.envelopes import Envelope
 from patronage_protocol.errors import FormatError, PatronageError, UnavailableError, UsageError
+from patronage_protocol.ledger.rotation import KeyStatements
 from patronage_protocol.wire import ADAPTER, ADAPTER_TYPE, RECORD, Action, Field
 
 __all__ = ["app", "client_app"]
@@ -47,7 +48,7 @@ def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
     def offer(message: Message, context: Context) -> Message:
         def answer(owner: Owner) -> RecordDict:
             manifest, signature = _bytes(message, Field.MANIFEST), _bytes(message, Field.SIGNATURE)
-            return _statement(owner.offer(manifest, signature))
+            return _statement(owner.offer(manifest, signature, _rotations(message)))
 
         return _answer(message, context, home_of, answer)
 
@@ -108,6 +109,10 @@ def _start(message: Message) -> bytes | None:
     """The adapter to start from; a round that starts from the base model sends none."""
     record = message.content.config_records.get(RECORD)
     return None if record is None or Field.START not in record else _bytes(message, Field.START)
+
+
+def _rotations(message: Message) -> tuple[Envelope, ...]:
+    return KeyStatements.decode(_bytes(message, Field.ROTATIONS)).statements
 
 
 def _envelope(message: Message) -> Envelope:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from patronage_protocol.console import print_json
+from patronage_protocol.console import PassphraseFile, print_json
 
 __all__ = ["owner", "register"]
 
@@ -181,6 +181,76 @@ def trust(home: Home) -> None:
     from patronage_protocol.witnessing import witness_policy
 
     typer.echo(witness_policy(last_manifest(OwnerHome.load(home))).encode(), nl=False)
+
+
+@owner.command("rotate-key")
+def rotate_key(home: Home, passphrase_file: PassphraseFile = None, as_json: Json = False) -> None:
+    """Make your next key, and the statement of both keys that the operator records between two rounds.
+
+    Example: patronage owner rotate-key alice
+    """
+    from patronage_client.home import OwnerHome
+    from patronage_client.key_changes import rotate_key as rotate
+    from patronage_protocol.key_files import read_passphrase
+
+    path = rotate(OwnerHome.load(home, passphrase=read_passphrase(passphrase_file)))
+    if as_json:
+        print_json({"rotation": str(path)})
+        return
+    typer.echo(
+        f"Send {path} to the operator. Your old key answers until the terms name the new one.", err=True
+    )
+
+
+@owner.command("revoke-key")
+def revoke_key(
+    home: Home,
+    reason: Annotated[str, typer.Option(help="Why, for everybody to read.")],
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> None:
+    """Make the statement that your key counts no more; you may come back with a new folder and key.
+
+    Example: patronage owner revoke-key alice --reason "the laptop was stolen"
+    """
+    from patronage_client.home import OwnerHome
+    from patronage_client.key_changes import revoke_key as revoke
+    from patronage_protocol.key_files import read_passphrase
+
+    path = revoke(OwnerHome.load(home, passphrase=read_passphrase(passphrase_file)), reason)
+    if as_json:
+        print_json({"revocation": str(path)})
+        return
+    typer.echo(f"Send {path} to the operator, who records it between two rounds.", err=True)
+
+
+@owner.command()
+def heed(
+    home: Home,
+    statement: Annotated[Path, typer.Argument(help="A rotation or revocation that the operator signed.")],
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> None:
+    """Take a change of the operator's key now, before an invitation brings it.
+
+    Example: patronage owner heed alice key-revocation.json
+    """
+    from patronage_client.home import OwnerHome
+    from patronage_protocol.errors import UsageError
+    from patronage_protocol.joining import read_envelope
+    from patronage_protocol.key_files import read_passphrase
+
+    owner_home = OwnerHome.load(home, passphrase=read_passphrase(passphrase_file))
+    if not owner_home.operator.heed([read_envelope(statement)]):
+        raise UsageError(
+            "a statement of the operator that is new to this owner",
+            got="one that is known, or of a key that is not the operator's",
+            do="check that it is the right file",
+        )
+    if as_json:
+        print_json({"heeded": str(statement)})
+        return
+    typer.echo("taken; the operator's key is followed from here", err=True)
 
 
 @owner.command()

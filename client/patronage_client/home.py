@@ -2,6 +2,8 @@
 
     owner.toml              who the owner is, what it trains on, whom it trusts
     key.pem                 its Ed25519 key (PKCS#8), mode 0600
+    key-next.pem            the key that takes its place once the operator has recorded the rotation
+    operator-keys.json      how the operator's key changed since the one in owner.toml, in its own words
     privacy.toml            the differential privacy that was asked for in `owner join`, if any
     slice.json              held-out pairs that it contributes, as it hands them to the operator, mode 0600
     accepted/<digest>       one empty file for each manifest that the owner has accepted
@@ -12,17 +14,19 @@
 Nothing is written outside the folder.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from patronage_client.operator_keys import OperatorKeys
 from patronage_client.privacy import PrivacyChoice
 from patronage_protocol.canonical import Digest, Name
-from patronage_protocol.errors import UnavailableError
+from patronage_protocol.errors import RemoteProtocolError, UnavailableError
 from patronage_protocol.files import write_atomic
-from patronage_protocol.keys import PrivateKey
+from patronage_protocol.key_files import NextKey
+from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.manifest import PublicKeyText
 from patronage_protocol.settings import Settings, read_settings
 
@@ -31,6 +35,8 @@ __all__ = ["PRIVACY", "WITNESS", "OwnerConfig", "OwnerHome", "PrivacySettings"]
 WITNESS = "witness.sqlite"
 
 PRIVACY = "privacy.toml"
+
+OPERATOR_KEYS = "operator-keys.json"
 
 
 class PrivacySettings(Settings):
@@ -48,7 +54,7 @@ class OwnerConfig(Settings):
         name: the owner's name in the consortium.
         data: its pairs; a path, relative to the folder.
         base_model: hub id, folder, GGUF file or `tiny`.
-        operator_key: the one operator whose word it takes, base64.
+        operator_key: the one operator whose word it takes, base64: the key that it had when this owner began.
         accept: digest of the only manifest it accepts; `any` to accept whatever its base model fits; `asked`
             to accept what it said yes to in `patronage owner join`.
         audit: how many held-out pairs it asks to see after a round; as many as the terms allow if left out.
@@ -81,6 +87,7 @@ class OwnerHome:
     path: Path
     config: OwnerConfig
     key: PrivateKey
+    passphrase: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, path: Path, *, passphrase: bytes | None = None) -> "OwnerHome":
@@ -91,7 +98,43 @@ class OwnerHome:
             DataError: owner.toml does not say what it must; names the field.
         """
         config = read_settings(path / "owner.toml", OwnerConfig)
-        return cls(path, config, PrivateKey.load(path / "key.pem", passphrase))
+        key = PrivateKey.load(path / "key.pem", passphrase)
+        return cls(path, config, key, passphrase)
+
+    @property
+    def next(self) -> NextKey:
+        """The key that is to take this one's place."""
+        return NextKey(self.path / "key.pem", self.passphrase)
+
+    def holds(self, key: str) -> bool:
+        """Whether this public key is of the key in place, or of the next one."""
+        new = self.next.load()
+        return key == self.key.public.text or (new is not None and key == new.public.text)
+
+    def with_key(self, key: str) -> "OwnerHome":
+        """This folder with the key that the operator names: its own, or the next one, which takes its place.
+
+        Raises:
+            RemoteProtocolError: the operator names a key that is not here.
+            UnavailableError, UsageError, FormatError: the next key cannot be read or put in place.
+        """
+        if key == self.key.public.text:
+            return self
+        new = self.next.load()
+        if new is None or not self.holds(key):
+            raise RemoteProtocolError(
+                f"the owner {self.config.name} with the key {self.key.public.text}",
+                got=f"the key {key}",
+                do="register the public key with the operator",
+                where="open §owners",
+            )
+        self.next.promote(self.key)
+        return replace(self, key=new)
+
+    @property
+    def operator(self) -> OperatorKeys:
+        """The operator's key, and its successors."""
+        return OperatorKeys(self.path / OPERATOR_KEYS, PublicKey.from_base64(self.config.operator_key))
 
     @property
     def data(self) -> Path:

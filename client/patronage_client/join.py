@@ -24,7 +24,6 @@ from patronage_client.reach import check_door, check_node
 from patronage_protocol.errors import RemoteProtocolError, UnavailableError, UsageError
 from patronage_protocol.files import write_atomic
 from patronage_protocol.joining import Invitation, read_envelope
-from patronage_protocol.keys import PublicKey
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.messages import MAX_REASON, Refusal, sign_statement
 from patronage_protocol.wire import RECORD, Field
@@ -48,14 +47,16 @@ def read_invitation(home: OwnerHome, path: Path) -> Invitation:
     """The invitation in a file, checked against what this owner knows.
 
     Raises:
-        VerificationError: the operator of owner.toml did not sign it.
+        VerificationError: the operator of owner.toml did not sign it, under that key or a successor.
         FormatError, DataError: it is of another version, or no invitation.
         RemoteProtocolError: it does not name this owner with its key.
     """
     envelope = read_envelope(path)
-    invitation = Invitation.open(envelope, PublicKey.from_base64(home.config.operator_key))
+    claimed = Invitation.claimed(envelope)
+    home.operator.heed(claimed.rotations)
+    invitation = Invitation.open(envelope, home.operator.current(claimed.manifest.origin))
     party = invitation.manifest.owner(home.config.name)
-    if party is None or party.key != home.key.public.text:
+    if party is None or not home.holds(party.key):
         raise RemoteProtocolError(
             f"the owner {home.config.name} with the key {home.key.public.text}",
             got="another key" if party else "an invitation of others",

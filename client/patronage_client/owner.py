@@ -7,8 +7,8 @@ such a witness itself.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +25,7 @@ from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
 from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.receipts import Receipt
 from patronage_protocol.ledger.witness import AddCheckpoint, Witness
-from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
+from patronage_protocol.manifest import MANIFEST_TYPE, Manifest, Party
 from patronage_protocol.messages import (
     MAX_REASON,
     Acceptance,
@@ -65,6 +65,7 @@ __all__ = ["Owner"]
 MAX_MANIFEST = 16 * 2**20
 MANIFEST, ADAPTER, RECORD = "manifest.json", "adapter.safetensors", "training.json"
 
+A = TypeVar("A", bound=Statement)
 R = TypeVar("R", TrainRequest, RevealRequest, QuestionRequest, ReceiptRequest)
 
 
@@ -86,22 +87,27 @@ class Owner:
         """The owner's name."""
         return self.home.config.name
 
-    def offer(self, manifest_bytes: bytes, signature: bytes) -> Envelope:
+    def offer(self, manifest_bytes: bytes, signature: bytes, rotations: Iterable[Envelope] = ()) -> Envelope:
         """Answer an offer of terms with a signed acceptance, or a signed refusal that says why.
+
+        The operator's key is followed through its own `rotations`. Where the terms name the next key of this
+        owner, its rotation was recorded, and that key takes the place of the old one.
 
         Raises:
             RemoteProtocolError, FormatError, VerificationError: it is not an offer that can be answered,
             since
                 the trusted operator did not make it or this owner is not in it.
         """
-        manifest = self._authentic(manifest_bytes, signature)
+        self.home.operator.heed(rotations)
+        manifest, named = self._authentic(manifest_bytes, signature)
+        owner = replace(self, home=self.home.with_key(named.key))
         try:
-            self._agree(manifest)
+            owner._agree(manifest)
         except PatronageError as error:
-            return self._sign(manifest, Refusal, reason=str(error)[:MAX_REASON])
+            return owner._sign(manifest, Refusal, reason=str(error)[:MAX_REASON])
         folder = self.home.round_folder(manifest.consortium, manifest.round)
         write_atomic(folder / MANIFEST, manifest_bytes)
-        return self._sign(manifest, Acceptance)
+        return owner._sign(manifest, Acceptance)
 
     def train(self, request: Envelope, start: bytes | None = None) -> Envelope:
         """Train on the own pairs, keep the adapter, and commit to it.
@@ -128,8 +134,7 @@ class Owner:
             VerificationError: the head does not continue the last one; it may be evidence of a fork.
             PatronageError: it is no request to this owner, or the memory cannot be read or written.
         """
-        key = PublicKey.from_base64(self.home.config.operator_key)
-        asked = CosignatureRequest.decode(request.open(CosignatureRequest.media_type, key))
+        asked, key = self._opened(request, CosignatureRequest)
         self._require_mine(asked.owner)
         head = AddCheckpoint.parse(asked.request.encode())
         log = VerifierKey.ed25519(f"{asked.author}/{asked.consortium}", key)
@@ -239,19 +244,26 @@ class Owner:
                 f"a request to {self.name}", got=owner, do="it is not answered", where="request §owner"
             )
 
-    def _authentic(self, manifest_bytes: bytes, signature: bytes) -> Manifest:
-        key = PublicKey.from_base64(self.home.config.operator_key)
-        verify_detached(MANIFEST_TYPE, manifest_bytes, signature, key)
+    def _authentic(self, manifest_bytes: bytes, signature: bytes) -> tuple[Manifest, Party]:
+        """The manifest, and this owner as it stands there."""
         manifest = Manifest.decode(manifest_bytes)
+        verify_detached(MANIFEST_TYPE, manifest_bytes, signature, self.home.operator.current(manifest.origin))
         party = manifest.owner(self.name)
-        if party is None or party.key != self.home.key.public.text:
+        if party is None:
             raise RemoteProtocolError(
-                f"the owner {self.name} with its own key in the manifest",
-                got="another key" if party else "no such owner",
+                f"the owner {self.name} in the manifest",
+                got="no such owner",
                 do="register the public key with the operator",
                 where="open §owners",
             )
-        return manifest
+        return manifest, party
+
+    def _opened(self, envelope: Envelope, kind: type[A]) -> tuple[A, PublicKey]:
+        """What the operator says, and the key under which it says so: that of the ledger which it names."""
+        claimed = kind.decode(envelope.unverified_payload)
+        key = self.home.operator.current(f"{claimed.author}/{claimed.consortium}")
+        envelope.open(kind.media_type, key)
+        return claimed, key
 
     def _agree(self, manifest: Manifest) -> None:
         if not self.home.accepts(manifest.digest):
@@ -266,8 +278,7 @@ class Owner:
 
     def _request(self, envelope: Envelope, kind: type[R]) -> tuple[R, Manifest]:
         """The operator's request and the manifest it belongs to, which this owner must have accepted."""
-        key = PublicKey.from_base64(self.home.config.operator_key)
-        claimed = kind.decode(envelope.open(kind.media_type, key))
+        claimed, key = self._opened(envelope, kind)
         folder = self.home.round_folder(claimed.consortium, claimed.round)
         manifest = Manifest.decode(read_bytes(folder / MANIFEST, limit=MAX_MANIFEST))
         request = read_statement(envelope, kind, manifest=manifest, author=manifest.operator.name, key=key)

@@ -128,5 +128,7 @@ def _key(request: QuoteRequest) -> PublicKey:
             do="name the key that you have from a channel you trust",
         )
     if request.home is not None:
-        return PublicKey.from_base64(OwnerHome.load(request.home).config.operator_key)
+        keys = OwnerHome.load(request.home).operator.everywhere()
+        signer = read_envelope(request.model).signatures[0].keyid
+        return next((key for key in keys if key.keyid == signer), keys[0])
     return PublicKey.from_base64(str(request.operator_key))

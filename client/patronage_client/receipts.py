@@ -12,8 +12,6 @@ from patronage_client.home import OwnerHome
 from patronage_protocol.entries import AnyEntry, Paid, decode_entry
 from patronage_protocol.errors import RemoteProtocolError, UsageError, VerificationError
 from patronage_protocol.files import read_bytes
-from patronage_protocol.keys import PublicKey
-from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.receipts import MAX_RECEIPT_BYTES, Receipt
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.payout import Reason
@@ -87,9 +85,9 @@ def last_manifest(home: OwnerHome) -> Manifest:
 
 def _kept(home: OwnerHome, path: Path) -> KeptReceipt:
     manifest = Manifest.decode(read_bytes(path.with_name("manifest.json"), limit=MAX_MANIFEST))
-    key = PublicKey.from_base64(home.config.operator_key)
     receipt = Receipt.parse(read_bytes(path, limit=MAX_RECEIPT_BYTES))
-    entry = decode_entry(receipt.verify(VerifierKey.ed25519(manifest.origin, key)))
+    then = home.operator.history(manifest.origin).verifier_at(receipt.signed.checkpoint.size)
+    entry = decode_entry(receipt.verify(then))
     witnesses = _witnesses(receipt, manifest, entry)
     if not isinstance(entry, Paid) or entry.owner != home.config.name:
         raise VerificationError(

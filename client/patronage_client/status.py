@@ -5,8 +5,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from patronage_client.home import OwnerHome
-from patronage_client.join import read_invitation
 from patronage_client.node import NodeFiles
+from patronage_protocol.joining import Invitation, read_envelope
 
 __all__ = ["OwnerReport", "owner_status"]
 
@@ -53,7 +53,8 @@ def owner_status(home: OwnerHome) -> OwnerReport:
         PatronageError: the folder is damaged.
     """
     kept = NodeFiles(home.path / "node").invitation
-    invitation = read_invitation(home, kept) if kept.exists() else None
+    # It was checked when it was joined, under keys that may have changed since.
+    invitation = Invitation.claimed(read_envelope(kept)) if kept.exists() else None
     folders = sorted(path for path in (home.path / "rounds").glob("*") if path.is_dir())
     return OwnerReport(
         name=home.config.name,

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from patronage_protocol.accounting_cli import register as accounting_commands
-from patronage_protocol.console import JsonFlag, explained, print_json
+from patronage_protocol.console import JsonFlag, PassphraseFile, explained, print_json
 from patronage_protocol.errors import MissingExtraError, PatronageError, UsageError
 from patronage_protocol.ledger.cli import register as ledger_commands
 from patronage_protocol.verify_cli import register as verify_command
@@ -77,15 +77,14 @@ def _root() -> None:
 
 def keygen(
     out: Annotated[Path, typer.Argument(help="Where to write the private key (PKCS#8 PEM, mode 0600).")],
-    passphrase_file: Annotated[
-        Path | None, typer.Option(help="A file whose first line encrypts the key at rest.")
-    ] = None,
+    passphrase_file: PassphraseFile = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make an Ed25519 key and print its public half.
 
     Example: patronage keygen owner/key.pem --passphrase-file secret.txt
     """
+    from patronage_protocol.key_files import read_passphrase
     from patronage_protocol.keys import PrivateKey
 
     if out.exists():
@@ -93,27 +92,11 @@ def keygen(
             f"no file at {out}", got="a file", do="choose another name; keys are not overwritten"
         )
     key = PrivateKey.generate()
-    key.save(out, _one_line(passphrase_file).encode() if passphrase_file else None)
+    key.save(out, read_passphrase(passphrase_file))
     if as_json:
         print_json({"public_key": key.public.text, "private_key_file": str(out)})
     else:
         typer.echo(key.public.text)
-
-
-def _one_line(path: Path) -> str:
-    from patronage_protocol.files import read_bytes
-
-    try:
-        lines = read_bytes(path, limit=65_536).decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            "a file with one line of UTF-8", got="other bytes", do="write it as text", where=str(path)
-        ) from error
-    if not lines[0] or any(lines[1:]):
-        raise UsageError(
-            "a file with one line", got=f"{len(lines)} lines", do="keep one line", where=str(path)
-        )
-    return lines[0]
 
 
 def _fail(error: PatronageError) -> None:

@@ -1,17 +1,22 @@
 """What the commands of every component print alike: one JSON object on stdout for scripts."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from patronage_protocol.errors import PatronageError
 
-__all__ = ["JsonFlag", "explained", "print_json"]
+__all__ = ["JsonFlag", "PassphraseFile", "explained", "print_json"]
 
 SCHEMA_VERSION = 1
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, failures too.")]
+
+PassphraseFile = Annotated[
+    Path | None, typer.Option(help="A file whose one line encrypts the private key at rest.")
+]
 
 
 def print_json(value: dict[str, Any]) -> None:

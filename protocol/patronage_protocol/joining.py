@@ -66,6 +66,7 @@ class Invitation(Canonical):
         certificate: the consortium's certificate authority, PEM.
         bundle: SHA-256 of the one Flower bundle that the round runs under.
         manifest: the terms of the round.
+        rotations: of the operator's key in this ledger; an owner that knows an earlier key follows them.
     """
 
     protocol: Literal[1] = 1
@@ -73,6 +74,17 @@ class Invitation(Canonical):
     certificate: Annotated[str, Field(max_length=65_536)]
     bundle: Digest
     manifest: Manifest
+    rotations: tuple[Envelope, ...] = ()
+
+    @classmethod
+    def claimed(cls, envelope: Envelope) -> Self:
+        """What an invitation says, before anybody looked at its signature: to find out whose key to ask for.
+
+        Raises:
+            FormatError: it is of another version of the protocol, or no invitation.
+            VerificationError: it is another kind of file.
+        """
+        return cls.decode(_payload(envelope, INVITATION_TYPE))
 
     @classmethod
     def open(cls, envelope: Envelope, operator: PublicKey) -> Self:

@@ -26,11 +26,13 @@ class Action:
 class Field:
     """Byte strings in a message.
 
-    An envelope, an offered manifest and its signature, the adapter to start from, a problem in words.
+    An envelope, an offered manifest and its signature, the rotations of the operator's key, the adapter to
+    start from, a problem in words.
     """
 
     STATEMENT: Final = "statement"
     MANIFEST: Final = "manifest"
     SIGNATURE: Final = "signature"
+    ROTATIONS: Final = "rotations"
     START: Final = "start"
     PROBLEM: Final = "problem"

@@ -64,7 +64,7 @@ def drive(
         return RoundDriver(
             home=home,
             book=book,
-            owners=Correspondence(manifest, home.key, Nodes(grid, clock)),
+            owners=Correspondence(manifest, home.key, Nodes(grid, clock), book.state.keys.log.statements),
             clock=clock,
             evaluate=evaluate,
             export=export,

@@ -4,12 +4,12 @@ An entry is written only after the state machine has taken it, so whatever is in
 and a restarted operator stands where it stood.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from patronage_protocol.entries import AnyEntry, Opened, Paid, Witnessed, decode_entry
+from patronage_protocol.entries import AnyEntry, KeyRotated, Opened, Paid, Witnessed, decode_entry
 from patronage_protocol.envelopes import sign_detached
-from patronage_protocol.errors import LocalProtocolError
+from patronage_protocol.errors import LocalProtocolError, VerificationError
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.publish import publish
 from patronage_protocol.ledger.receipts import Receipt, make_receipt
@@ -37,6 +37,7 @@ class Book:
         self._rounds: tuple[Round, ...] = ()
         for entry in ledger.entries():
             self._rounds = follow(self._rounds, decode_entry(entry), ledger.blob)
+        self._require_own_key()
 
     @property
     def ledger(self) -> Ledger:
@@ -76,11 +77,26 @@ class Book:
         data = manifest.encode()
         signature = base64_text(sign_detached(MANIFEST_TYPE, data, key))
         opened = Opened(time=time, manifest=self._ledger.put_blob(data), signature=signature)
-        if self._rounds and self.state.phase is Phase.FINAL and self.state.awaits_witnesses:
-            end = in_order(self._ledger.checkpoint, self.state.manifest)
-            self.record(Witnessed(time=time, checkpoint=end.encode().decode()), opened)
-        else:
-            self.record(opened)
+        self.record(*self._end(time), opened)
+
+    def record_end(self, time: int) -> None:
+        """Record the cosigned end of the last round, after which keys may change; once.
+
+        Raises:
+            RemoteProtocolError: no quorum cosigned it.
+        """
+        self.record(*self._end(time))
+
+    def rotate(self, entry: KeyRotated, key: PrivateKey) -> None:
+        """Record the operator's own rotation; `key` signs every later head.
+
+        Raises:
+            RemoteProtocolError, FormatError: it breaks the rules; nothing was stored.
+            UnavailableError: it could not be stored; the key is the old one.
+        """
+        histories = self._followed(entry)
+        self._ledger.rotate(key, entry.encode())
+        self._take((entry,), histories)
 
     def record(self, *entries: AnyEntry) -> None:
         """Take entries into the round and store them, all or none.
@@ -89,22 +105,13 @@ class Book:
             RemoteProtocolError, FormatError, VerificationError: one breaks the rules; nothing was stored.
             UnavailableError: they could not be stored; the state is as it was.
         """
-        rounds = self._rounds
-        states = []
-        for entry in entries:
-            rounds = follow(rounds, entry, self._ledger.blob)
-            states.append(rounds[-1])
+        histories = self._followed(*entries)
         self._ledger.append([entry.encode() for entry in entries])
-        self._rounds = rounds
-        if self._listener is not None:
-            for entry, state in zip(entries, states, strict=True):
-                self._listener(entry, state)
+        self._take(entries, histories)
 
     def check(self, *entries: AnyEntry) -> None:
         """Raise what `record` would raise for breaking the rules, and store nothing."""
-        rounds = self._rounds
-        for entry in entries:
-            rounds = follow(rounds, entry, self._ledger.blob)
+        self._followed(*entries)
 
     def closing_receipt(self) -> str:
         """The proof that the list of commitments is in the ledger, under the head that a quorum cosigned."""
@@ -127,3 +134,34 @@ class Book:
             if isinstance(entry, Paid):
                 receipts[entry.owner] = make_receipt(self._ledger, index).encode().decode()
         return receipts
+
+    def _end(self, time: int) -> tuple[Witnessed, ...]:
+        """The entry that is still missing for the cosigned end of the last round."""
+        if not self._rounds or self.state.phase is not Phase.FINAL or not self.state.awaits_witnesses:
+            return ()
+        end = in_order(self._ledger.checkpoint, self.state.manifest)
+        return (Witnessed(time=time, checkpoint=end.encode().decode()),)
+
+    def _followed(self, *entries: AnyEntry) -> list[tuple[Round, ...]]:
+        """The rounds after each of these entries."""
+        histories, rounds = [], self._rounds
+        for entry in entries:
+            rounds = follow(rounds, entry, self._ledger.blob)
+            histories.append(rounds)
+        return histories
+
+    def _take(self, entries: Sequence[AnyEntry], histories: Sequence[tuple[Round, ...]]) -> None:
+        """What was stored becomes the state, and the listener hears of it."""
+        self._rounds = histories[-1] if histories else self._rounds
+        if self._listener is not None:
+            for entry, rounds in zip(entries, histories, strict=True):
+                self._listener(entry, rounds[-1])
+
+    def _require_own_key(self) -> None:
+        if self._rounds and self.state.keys.log.verifier_at(self._ledger.size) != self._ledger.verifier:
+            raise VerificationError(
+                f"a store that signs with the key that its entries name, {self.state.keys.log.current}",
+                got=self._ledger.verifier.text,
+                do="stop; restore the store from a backup or the published files",
+                where="ledger",
+            )

@@ -5,13 +5,14 @@ refusal that comes back, signed by a key of the manifest, tells whose node it wa
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
 from patronage_protocol.envelopes import Envelope, sign_detached
 from patronage_protocol.errors import FormatError, RemoteProtocolError, VerificationError
 from patronage_protocol.keys import PrivateKey, PublicKey
+from patronage_protocol.ledger.rotation import KeyStatements
 from patronage_protocol.manifest import MANIFEST_TYPE, Manifest
 from patronage_protocol.messages import Acceptance, Refusal, S, Statement, read_statement, sign_statement
 from patronage_protocol.wire import Action, Field
@@ -33,8 +34,12 @@ class Correspondence:
         problems: the last thing that went wrong with an owner or node, in words.
     """
 
-    def __init__(self, manifest: Manifest, key: PrivateKey, nodes: Nodes) -> None:
+    def __init__(
+        self, manifest: Manifest, key: PrivateKey, nodes: Nodes, rotations: Sequence[Envelope] = ()
+    ) -> None:
+        """Take the terms, the operator's key, where its nodes are, and how its key came about."""
         self._manifest = manifest
+        self._rotations = KeyStatements(statements=tuple(rotations)).encode()
         self._key = key
         self._nodes = nodes
         self._node_of: dict[str, int] = {}
@@ -55,6 +60,7 @@ class Correspondence:
         offer = {
             Field.MANIFEST: data,
             Field.SIGNATURE: sign_detached(MANIFEST_TYPE, data, self._key),
+            Field.ROTATIONS: self._rotations,
         }
         open_offers: set[int] = set()
 

@@ -1,6 +1,6 @@
 """Draw up the manifest of a round: the choices of the operator, and what follows from model and owners."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import ValidationError
@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from patronage_protocol.canonical import Digest, first_problem
 from patronage_protocol.errors import UsageError
 from patronage_protocol.held_out import HeldOutSets
+from patronage_protocol.keys import PublicKey
 from patronage_protocol.ledger.trust import quorum_size
 from patronage_protocol.manifest import (
     MAX_WITNESSES,
@@ -24,7 +25,7 @@ from patronage_protocol.rounds import Round
 from patronage_server.starting import next_start
 from patronage_server.terms import RoundTerms
 
-__all__ = ["draw_up"]
+__all__ = ["draw_up", "with_current_keys"]
 
 SOFTWARE = ("patronage", "torch", "transformers", "peft", "trl")
 
@@ -88,6 +89,27 @@ def draw_up(
         raise UsageError(
             "terms and parties that make a manifest", got=first_problem(error), do="mend it and try again"
         ) from error
+
+
+def with_current_keys(parties: Iterable[Party], history: Sequence[Round]) -> tuple[Party, ...]:
+    """The same parties with the keys that the ledger has for them.
+
+    Raises:
+        UsageError: the key of one was revoked, and it has not registered another.
+    """
+    if not history:
+        return tuple(parties)
+    keys, found = history[-1].keys, []
+    for party in parties:
+        current = keys.current(party.name)
+        if current is None and keys.retired(PublicKey.from_base64(party.key).keyid):
+            raise UsageError(
+                f"a key of {party.name} that counts",
+                got="one that was rotated away or revoked",
+                do=f"register {party.name} with a new key, or leave it out: remove owners/{party.name}.json",
+            )
+        found.append(Party(name=party.name, key=current.text) if current else party)
+    return tuple(found)
 
 
 def _witness(terms: RoundTerms, owners: Sequence[Party]) -> WitnessTerms:

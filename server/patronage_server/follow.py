@@ -34,7 +34,7 @@ from patronage_protocol.ledger.schema import APPLICATION_ID
 from patronage_protocol.rounds import Phase, Round, follow
 from patronage_protocol.witnessing import has_quorum
 
-__all__ = ["end_is_cosigned", "entries_since", "is_driven", "last_round", "line_of"]
+__all__ = ["end_is_cosigned", "entries_since", "is_driven", "last_round", "line_of", "signing_key"]
 
 WORDS: dict[type[AnyEntry], str] = {
     Opened: "terms published",
@@ -132,6 +132,20 @@ def is_driven(ledger: Path) -> bool:
     finally:
         connection.close()
     return False
+
+
+def signing_key(ledger: Path) -> str:
+    """The public key that signs the heads of a ledger now, base64.
+
+    Raises:
+        UnavailableError, FormatError: the file cannot be read, or is no ledger.
+    """
+    database = Database(ledger, application_id=APPLICATION_ID, read_only=True)
+    try:
+        row = database.one("SELECT key FROM keys ORDER BY since DESC LIMIT 1")
+    finally:
+        database.close()
+    return str(row[0]) if row else ""
 
 
 def line_of(entry: AnyEntry) -> str:

@@ -2,6 +2,7 @@
 
     operator.toml            where the base model is, device, precision
     key.pem                  its Ed25519 key (PKCS#8), mode 0600
+    key-next.pem             the next one, while it takes its place
     manifest.json            the terms of the round, canonical bytes
     held-out.jsonl           the pairs on which coalitions are scored
     development.jsonl        public pairs that owners may measure on; perhaps none
@@ -19,7 +20,7 @@ Nothing is written outside the folder.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -30,12 +31,14 @@ from patronage_protocol.errors import LocalProtocolError, UnavailableError
 from patronage_protocol.files import read_bytes
 from patronage_protocol.held_out import HeldOutSet, HeldOutSets
 from patronage_protocol.joining import read_envelope
+from patronage_protocol.key_files import NextKey
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.pair_files import read_pairs
 from patronage_protocol.settings import Settings, read_settings
 from patronage_protocol.slices import Contribution
+from patronage_server.follow import signing_key
 
 __all__ = ["STORE", "Engine", "OperatorConfig", "OperatorHome", "adapter_file", "exported_folder"]
 
@@ -81,17 +84,29 @@ class OperatorHome:
     path: Path
     config: OperatorConfig
     key: PrivateKey
+    passphrase: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def load(cls, path: Path, *, passphrase: bytes | None = None) -> "OperatorHome":
-        """Read operator.toml and the key.
+        """Read operator.toml and the key; a rotation of the key that was cut short is finished.
 
         Raises:
             UnavailableError: a file is missing.
             DataError: operator.toml does not say what it must; names the field.
         """
         config = read_settings(path / "operator.toml", OperatorConfig)
-        return cls(path, config, PrivateKey.load(path / "key.pem", passphrase))
+        key = PrivateKey.load(path / "key.pem", passphrase)
+        home = cls(path, config, key, passphrase)
+        new = home.next.load()
+        if new is None or not home.store.exists() or signing_key(home.store) != new.public.text:
+            return home
+        home.next.promote(key)  # the rotation was recorded, and cut short before this
+        return replace(home, key=new)
+
+    @property
+    def next(self) -> NextKey:
+        """The key that is to take this one's place."""
+        return NextKey(self.path / "key.pem", self.passphrase)
 
     def manifest(self) -> Manifest:
         """The terms of the round."""

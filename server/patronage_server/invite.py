@@ -13,7 +13,7 @@ from patronage_protocol.settings import read_settings
 from patronage_server.book import Book
 from patronage_server.bundle import BUNDLE
 from patronage_server.development import published_development
-from patronage_server.drafting import draw_up
+from patronage_server.drafting import draw_up, with_current_keys
 from patronage_server.home import OperatorHome
 from patronage_server.network import Network
 from patronage_server.rewards import with_scorers
@@ -53,7 +53,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
         number=history[-1].manifest.round + 1 if history else 1,
         seed=sha256(secrets.token_bytes(SECRET_BYTES)),
         operator=Party(name=network.config.name, key=home.key.public.text),
-        owners=owners,
+        owners=with_current_keys(owners, history),
         base=base,
         held_out=held_out,
         now=now,
@@ -66,6 +66,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
         certificate=network.certificate_authority.read_text(encoding="ascii"),
         bundle=sha256(BUNDLE),
         manifest=manifest,
+        rotations=history[-1].keys.log.statements if history else (),
     )
     write_envelope(home.path / "invitation.json", invitation.seal(home.key))
     return manifest

@@ -30,7 +30,7 @@ from patronage_protocol.policy import BaseModel
 from patronage_protocol.preferences import PreferencePair
 from patronage_protocol.slices import Contribution, check_apart
 from patronage_server.book import Book
-from patronage_server.drafting import draw_up
+from patronage_server.drafting import draw_up, with_current_keys
 from patronage_server.home import OperatorHome
 from patronage_server.rewards import with_scorers
 from patronage_server.terms import RoundTerms
@@ -149,8 +149,8 @@ def open_next(consortium: Consortium, plan: Plan, base: BaseModel, *, now: int) 
         consortium=plan.name,
         number=last.round + 1,
         seed=sha256(_derive(plan.seed, f"round {last.round + 1}")),
-        operator=last.operator,
-        owners=last.owners,
+        operator=Party(name=OPERATOR, key=home.key.public.text),
+        owners=with_current_keys(last.owners, history),
         base=base,
         held_out=home.held_out_sets(owner.name for owner in last.owners),
         now=max(now, history[-1].time),
