@@ -41,18 +41,19 @@ class OperatorKeys:
         return self._history(origin, self._kept())
 
     def current(self, origin: str) -> PublicKey:
-        """The key of the operator of a ledger now.
+        """The key of the operator of a ledger now. One that it gave up in any ledger counts in none.
 
         Raises:
-            VerificationError: the operator revoked it.
+            VerificationError: the operator revoked it, or rotated it away elsewhere and not here.
             FormatError, RemoteProtocolError: as `history`.
         """
         key = self.history(origin).current
-        if key is None:
+        given_up = (key for elsewhere in self._origins() for key in self.history(elsewhere).retired)
+        if key is None or key in given_up:
             raise VerificationError(
                 f"an operator of {origin} with a key",
-                got="one that revoked it",
-                do="take part no more; ask the operator for a new consortium",
+                got="one that revoked it, or gave it up in another ledger",
+                do="take part no more; ask the operator for its rotation, or a new consortium",
                 where="keys",
             )
         return key
@@ -63,8 +64,7 @@ class OperatorKeys:
         Raises:
             VerificationError, FormatError, RemoteProtocolError: as `current`.
         """
-        origins = {read_change(statement).origin for statement in self._kept()}
-        return tuple(self.current(origin) for origin in sorted(origins)) or (self.first,)
+        return tuple(map(self.current, self._origins())) or (self.first,)
 
     def heed(self, statements: Iterable[Envelope]) -> int:
         """Follow the operator's key through its own statements; those about unknown keys are passed over.
@@ -88,6 +88,9 @@ class OperatorKeys:
         if len(kept) > len(known):
             write_atomic(self.path, KeyStatements(statements=tuple(kept)).encode())
         return len(kept) - len(known)
+
+    def _origins(self) -> list[str]:
+        return sorted({read_change(statement).origin for statement in self._kept()})
 
     def _kept(self) -> tuple[Envelope, ...]:
         if not self.path.exists():

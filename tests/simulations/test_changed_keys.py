@@ -140,8 +140,9 @@ def test_an_owner_heeds_the_operator_and_nobody_else(one_round: Consortium, late
     assert home.operator.current(origin) == now.key.public
     with pytest.raises(RemoteProtocolError, match="rotate §key"):  # the old key cannot name another heir
         home.operator.heed([rotate(origin, "operator", 99, operator.key, thief)])
-    with pytest.raises(VerificationError):  # nor offer terms any more
-        offer(following.manifest, operator.key)
+    for consortium in (following.manifest.consortium, "another"):
+        with pytest.raises(VerificationError):  # nor offer terms any more, of whatever ledger
+            offer(following.manifest.model_copy(update={"consortium": consortium}), operator.key)
 
 
 def test_keys_do_not_change_while_a_round_is_under_way(one_round: Consortium, later: Later) -> None:
