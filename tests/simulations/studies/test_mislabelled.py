@@ -36,6 +36,7 @@ def test_a_study_finds_wrong_labels_trains_without_them_and_goes_on_where_it_was
         ("random", 0.2),
         ("all", 0.0),
     }
+    assert all(one.value != 0.5 for one in found if one.what == "expected")
     known = frozenset(one.key for one in found)
     again = study(base, data, seed=0, methods=["knn", "random"], removing=["random"], known=known)
     assert list(again) == []
