@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
@@ -30,6 +31,10 @@ from patronage_protocol.rounds import Round
 from patronage_protocol.witnessing import witness_name
 
 pytest_plugins = ("played",)  # rounds that were played, as published ledgers
+
+# A test does not fail because the machine is busy.
+settings.register_profile("patronage", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patronage")
 
 NOW = 1_800_000_000
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from patronage_protocol.accounting import (
@@ -151,7 +151,6 @@ def test_the_same_ledger_gives_the_same_bytes_anywhere(
 
 
 @given(NAMES, NAMES)
-@settings(deadline=None)
 def test_two_owners_never_share_an_account(one: str, other: str) -> None:
     account = beancount_account(f"owners:{one}")
     assert re.fullmatch(r"Owners:[A-Z0-9][A-Za-z0-9-]*", account)

@@ -62,7 +62,7 @@ def parts(data: bytes) -> tuple[dict[str, dict[str, object]], bytes]:
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), rank=st.integers(1, 5))
 def test_an_adapter_comes_back_as_it_was_sent(seed: int, rank: int) -> None:
     lora = LORA.model_copy(update={"rank": rank})

@@ -515,9 +515,7 @@ def test_no_order_of_changes_gives_anybody_a_key_that_it_did_not_choose(consorti
         pass
 
     Machine.consortium = staticmethod(lambda: consortium)
-    run_state_machine_as_test(
-        Machine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None)
-    )
+    run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=20))
 
 
 def test_entries_of_keys_are_read_back_as_they_were_written(consortium: Consortium) -> None:

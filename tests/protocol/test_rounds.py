@@ -848,6 +848,4 @@ def test_no_order_of_entries_leads_to_a_round_that_makes_no_sense(
         keys = staticmethod(key_of)
         heads = staticmethod(cosigned_head)
 
-    run_state_machine_as_test(
-        Machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
-    )
+    run_state_machine_as_test(Machine, settings=settings(max_examples=60, stateful_step_count=40))

@@ -88,7 +88,7 @@ def test_length_tells_the_better_answer_of_brevity_alone(skill: str) -> None:
     assert 0.2 < longer < 0.8
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.text(max_size=5), st.text(max_size=5))
 def test_no_owner_has_a_held_out_prompt_whatever_the_seeds(owner_seed: str, held_out_seed: str) -> None:
     held_out = held_out_pairs(ALL, 20, seed=held_out_seed)

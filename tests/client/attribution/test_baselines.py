@@ -47,7 +47,7 @@ def by_definition(
     return values
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 7), st.integers(1, 3), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_knn_shapley_is_the_shapley_value_by_definition(
     n: int, queries: int, neighbours: int, seed: int

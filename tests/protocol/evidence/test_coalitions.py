@@ -31,7 +31,7 @@ def merged(utility: str = "sigmoid") -> GameTerms:
     return GameTerms.model_validate({"composition": "merged", "utility": utility, "scale_bits": 16})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(players=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_a_file_is_read_back_as_it_was_written(players: int, seed: int) -> None:
     margins = np.random.default_rng(seed).normal(0, 2, ((1 << players) - 1, PAIRS))

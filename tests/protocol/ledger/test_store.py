@@ -425,4 +425,4 @@ class LedgerAgainstList(RuleBasedStateMachine):
 
 
 TestLedgerAgainstList = LedgerAgainstList.TestCase
-TestLedgerAgainstList.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+TestLedgerAgainstList.settings = settings(max_examples=15, stateful_step_count=12)

@@ -97,7 +97,7 @@ def test_a_bundle_has_exactly_its_entries() -> None:
         bundle([bytes(65_536)])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=4))
 def test_a_tree_that_grew_by_tiles_has_the_roots_and_nodes_of_its_leaves(steps: list[int]) -> None:
     stored: dict[tuple[int, int], FullTile] = {}

@@ -74,7 +74,7 @@ def test_exchanging_the_labels_changes_the_sign_of_a_vector() -> None:
     assert pair_features([pair]).any()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(min_size=1), st.text(min_size=1), st.text(min_size=1))
 def test_any_text_has_a_finite_vector_that_does_not_depend_on_what_is_beside_it(
     prompt: str, chosen: str, rejected: str

@@ -17,7 +17,7 @@ matrices = hnp.arrays(
 
 
 @given(matrices, st.sampled_from(SMOOTH))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_shares_add_up_and_a_null_owner_earns_nothing(margins, utility):
     with_null = np.concatenate([margins, np.zeros_like(margins[:1])])
     shares = aumann_shapley(with_null, utility=utility)
@@ -27,7 +27,7 @@ def test_the_shares_add_up_and_a_null_owner_earns_nothing(margins, utility):
 
 
 @given(matrices, st.sampled_from(SMOOTH), st.integers(2, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_parts_of_an_owner_earn_together_what_it_earns(margins, utility, parts):
     cuts = np.random.default_rng(parts).dirichlet(np.ones(parts))
     split = np.concatenate([cuts[:, None] * margins[0], margins[1:]])

@@ -133,14 +133,14 @@ def test_hard_cases_stay_within_the_certificate(utility, name):
 
 
 @given(matrices, st.sampled_from(SMOOTH), st.sampled_from(["enumeration", "polynomial"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_shares_add_up_to_the_value_of_the_grand_coalition(margins, utility, method):
     result = value(margins, utility=utility, method=method, interval=None)
     assert result.shares.sum() == pytest.approx(result.grand, abs=2e-9)
 
 
 @given(matrices, st.sampled_from(SMOOTH), st.sampled_from(["enumeration", "polynomial"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equal_owners_earn_equally_and_a_null_owner_nothing(margins, utility, method):
     twice = np.concatenate([margins, margins[:1], np.zeros_like(margins[:1])])
     shares = value(twice, utility=utility, method=method, interval=None).shares
@@ -149,7 +149,7 @@ def test_equal_owners_earn_equally_and_a_null_owner_nothing(margins, utility, me
 
 
 @given(fixed, st.sampled_from(["enumeration", "polynomial"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_axioms_hold_for_win(values, method):
     twice = np.concatenate([values, values[:1], np.zeros_like(values[:1])])
     result = value(Margins(twice, 4), utility="win", method=method, interval=None)
@@ -159,7 +159,7 @@ def test_the_axioms_hold_for_win(values, method):
 
 
 @given(matrices, st.sampled_from(SMOOTH), st.sampled_from(["shapley", "banzhaf", "leave_one_out"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_shares_are_linear_in_pairs(margins, utility, semivalue):
     doubled = np.concatenate([margins, margins[:, ::-1]], axis=1)
     asked = {"utility": utility, "semivalue": semivalue, "interval": None}
@@ -167,7 +167,7 @@ def test_shares_are_linear_in_pairs(margins, utility, semivalue):
 
 
 @given(matrices, st.floats(-3, 3), st.floats(-3, 3), st.sampled_from(["enumeration", "polynomial"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_shares_are_linear_in_the_utility(margins, first, second, method):
     both = [value(margins, utility=utility, method="enumeration", interval=None) for utility in SMOOTH]
     mixed = first * both[0].coalition_values + second * both[1].coalition_values
@@ -177,7 +177,7 @@ def test_shares_are_linear_in_the_utility(margins, first, second, method):
 
 
 @given(fixed, st.integers(0, 99))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_axioms_hold_for_sampling_up_to_its_error(values, seed):
     twice = np.concatenate([values, values[:1], np.zeros_like(values[:1])])
     result = value(

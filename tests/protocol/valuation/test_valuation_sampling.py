@@ -43,7 +43,7 @@ SEMIVALUES = (Semivalue(), Semivalue("banzhaf"), Semivalue.beta(1, 4))
 @given(
     hnp.arrays(np.float64, st.integers(1, 6), elements=st.floats(1.0, 5000.0)), st.sampled_from(SEMIVALUES)
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_shares_of_an_average_are_exact(mass, semivalue):
     n = len(mass)
     members = all_coalitions(n).astype(float)

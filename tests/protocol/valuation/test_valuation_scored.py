@@ -45,7 +45,7 @@ margins = st.lists(st.integers(-40, 40), min_size=OWNERS * PAIRS, max_size=OWNER
 
 
 @pytest.mark.parametrize("utility", UTILITIES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(values=margins)
 def test_a_share_is_the_shapley_value_in_the_game_on_the_pairs_that_its_owner_is_scored_on(
     utility: str, values: Matrix
@@ -63,7 +63,7 @@ def test_a_share_is_the_shapley_value_in_the_game_on_the_pairs_that_its_owner_is
         assert shares[owner] == pytest.approx(worth, abs=1e-12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(values=margins, others=margins)
 def test_nothing_in_its_own_slice_moves_an_owners_share_interval_or_power(
     values: Matrix, others: Matrix
@@ -81,7 +81,7 @@ def test_nothing_in_its_own_slice_moves_an_owners_share_interval_or_power(
         assert getattr(first, name)[1] == pytest.approx(getattr(second, name)[1], abs=1e-15)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(values=margins)
 def test_an_owner_without_effect_on_the_pairs_that_it_is_scored_on_has_a_share_of_zero(
     values: Matrix,
@@ -91,7 +91,7 @@ def test_an_owner_without_effect_on_the_pairs_that_it_is_scored_on_has_a_share_o
     assert abs(shares[1]) < 1e-15
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(values=margins)
 def test_owners_that_change_places_with_their_slices_change_shares(values: Matrix) -> None:
     swapped = values[[1, 0, 2, 3]]
@@ -100,7 +100,7 @@ def test_owners_that_change_places_with_their_slices_change_shares(values: Matri
     assert second == pytest.approx(first[[1, 0, 2, 3]], abs=1e-14)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(values=margins)
 def test_equal_owners_that_contributed_nothing_have_equal_shares(values: Matrix) -> None:
     values[3] = values[2]
@@ -108,7 +108,7 @@ def test_equal_owners_that_contributed_nothing_have_equal_shares(values: Matrix)
     assert shares[2] == pytest.approx(shares[3], abs=1e-14)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(values=margins)
 def test_shares_differ_from_those_on_all_pairs_by_how_much_better_owners_do_elsewhere(
     values: Matrix,
@@ -122,7 +122,7 @@ def test_shares_differ_from_those_on_all_pairs_by_how_much_better_owners_do_else
     assert shares == pytest.approx(expected, abs=1e-14)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(values=margins, others=margins)
 def test_a_slice_moves_another_owners_share_by_less_than_twice_its_weight(
     values: Matrix, others: Matrix

@@ -114,7 +114,7 @@ def test_samples_follow_the_mixed_probabilities(adapters: AdapterSet) -> None:
     assert np.abs(deviation[expected > 0.01]).max() < 4
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     logits=st.lists(st.lists(st.floats(-20, 20), min_size=5, max_size=5), min_size=2, max_size=4),
     shifts=st.lists(st.floats(-50, 50), min_size=4, max_size=4),

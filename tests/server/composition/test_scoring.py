@@ -139,7 +139,7 @@ def test_normalising_tokens_differs_from_the_product_over_sequences(
     assert np.abs(tokens - sequences).max() > 0.01
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_an_owner_without_an_update_changes_no_coalition(
     adapters: AdapterSet, pairs: tuple[TokenizedPair, ...], data: st.DataObject

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from patronage_protocol.adapters import Tensors
@@ -85,7 +85,6 @@ def test_weighted_finds_the_factor_of_every_owner() -> None:
         lambda grand: rules.weighted(SOLO, grand),
     ],
 )
-@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_single_owners_stay_as_they_were_trained(rule: Callable[[np.ndarray], np.ndarray], seed: int) -> None:
     found = rule(np.random.default_rng(seed).normal(size=7))
