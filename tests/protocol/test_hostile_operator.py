@@ -96,6 +96,18 @@ def test_what_was_not_changed_is_verified(forger: Forger) -> None:
     assert forger.with_blob("value", "shares", lambda data: data).checks
 
 
+def test_a_head_that_another_key_signed_or_that_no_quorum_cosigned_is_refused(forger: Forger) -> None:
+    other = replace(forger, keys=lambda name: forger.keys("mallory" if name == "operator" else name))
+    unfinished = forger.entries[:-1]  # where no quorum looks at the signature of the log
+    assert forger.verdict(unfinished, forger.blobs)
+    for entries in (forger.entries, unfinished):
+        assert refused(partial(other.verdict, entries, forger.blobs))
+    witnesses = forger.manifest.witness
+    few = witnesses.model_copy(update={"owners": witnesses.owners[: witnesses.quorum - 1]})
+    alone = replace(forger, manifest=forger.manifest.model_copy(update={"witness": few}))
+    assert refused(partial(alone.verdict, forger.entries, forger.blobs))
+
+
 def test_shares_that_the_margins_do_not_give_are_refused_under_every_policy(
     scenarios: Any, payout_terms: Callable[..., Any], forge: Callable[..., Forger]
 ) -> None:
