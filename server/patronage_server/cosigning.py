@@ -50,12 +50,19 @@ class Cosigning:
     @property
     def witnesses(self) -> tuple[str, ...]:
         """The owners that have cosigned it, in the manifest's order."""
+        return tuple(self._times())
+
+    def in_time(self, deadline: int) -> tuple[str, ...]:
+        """Those of them that did so by the deadline (Unix seconds), by the time that they signed."""
+        return tuple(owner for owner, time in self._times().items() if time <= deadline)
+
+    def _times(self) -> dict[str, int]:
         head = self.head
-        return tuple(
-            owner
+        found = {
+            owner: cosignature_time(head, witness_key(self.manifest, owner))
             for owner in self.manifest.witness.owners
-            if cosignature_time(head, witness_key(self.manifest, owner)) is not None
-        )
+        }
+        return {owner: time for owner, time in found.items() if time is not None}
 
     def gather(self, deadline: int) -> SignedCheckpoint:
         """Ask the witnesses that have not cosigned, until all have, or a quorum has and the others are late.

@@ -163,14 +163,20 @@ class RoundDriver:
                 self.book.record(kind(time=self.clock.now(), owner=owner, statement=envelope))
 
     def _witness_close(self) -> None:
-        """Nobody is asked to reveal before a quorum has cosigned the list of commitments."""
-        head = self.cosigning.gather(self._state.cosign_by)
-        witnesses = self.cosigning.witnesses
-        if len(witnesses) >= self._manifest.witness.quorum and self.clock.now() <= self._state.cosign_by:
-            self.book.record(Witnessed(time=self.clock.now(), checkpoint=head.encode().decode()))
+        """Nobody is asked to reveal before a quorum has cosigned the list of commitments.
+
+        A quorum that signed in time stands, also where its answers came late or this process was away since:
+        the entry then bears the last moment at which it could have been made.
+        """
+        deadline = self._state.cosign_by
+        head = self.cosigning.gather(deadline)
+        now = self.clock.now()
+        in_time = self.cosigning.witnesses if now <= deadline else self.cosigning.in_time(deadline)
+        if len(in_time) >= self._manifest.witness.quorum:
+            self.book.record(Witnessed(time=min(now, deadline), checkpoint=head.encode().decode()))
             return
-        self._sleep_past(self._state.cosign_by)
-        self.book.record(Aborted(time=self.clock.now(), reason="witnesses", count=len(witnesses)))
+        self._sleep_past(deadline)
+        self.book.record(Aborted(time=self.clock.now(), reason="witnesses", count=len(in_time)))
 
     def _witness_end(self) -> None:
         """The end is published once a quorum has cosigned it; later than declared, but never without."""

@@ -1,8 +1,10 @@
 """Whole rounds in which one connected node does not answer everything: what that costs the others."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -15,6 +17,7 @@ from patronage_protocol.wire import Action
 from patronage_protocol.witnessing import check_quorum
 from patronage_server.app import server_app
 from patronage_server.cosigning import STRAGGLER_SECONDS
+from patronage_server.nodes import Answer, Nodes
 from patronage_simulations.consortium import Consortium
 from patronage_simulations.grid import LocalGrid
 
@@ -49,16 +52,22 @@ class PartlySilent(LocalGrid):
         return message_id
 
 
+def contexts_of(consortium: Consortium) -> dict[int, Context]:
+    return {
+        node: Context(node, node, {"patronage-home": str(home)}, RecordDict(), {})
+        for node, home in enumerate(consortium.owners, start=1)
+    }
+
+
 def run(consortium: Consortium, *unheard: str) -> int:
     """Run the round with a first owner that is silent when asked this; returns the seconds that it took."""
     clock = Jumping()
     began = clock.now()
-    contexts = {
-        node: Context(node, node, {"patronage-home": str(home)}, RecordDict(), {})
-        for node, home in enumerate(consortium.owners, start=1)
-    }
     app = server_app(lambda _context: consortium.operator, clock=clock, listener=lambda *_: None)
-    app(PartlySilent(client_app(), contexts, unheard=unheard), Context(1, 0, {}, RecordDict(), {}))
+    app(
+        PartlySilent(client_app(), contexts_of(consortium), unheard=unheard),
+        Context(1, 0, {}, RecordDict(), {}),
+    )
     return clock.now() - began
 
 
@@ -81,6 +90,28 @@ def test_without_a_quorum_the_silent_are_waited_for_until_the_deadline(trained: 
     assert run(consortium, Action.COSIGN) >= consortium.manifest.witness.seconds
     (state,) = verify_ledger(consortium.ledger).rounds
     assert (state.phase, state.aborted) == (Phase.FINAL, "witnesses")
+
+
+@pytest.mark.parametrize("signed_late", [False, True])
+def test_a_quorum_that_arrives_late_stands_if_it_signed_in_time(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, signed_late: bool
+) -> None:
+    consortium = trained({"ann": 1, "bob": 2})
+    clock, ask = Jumping(), Nodes.ask
+
+    def slow(nodes: Nodes, action: str, *arguments: Any, **options: Any) -> Iterator[Answer]:
+        yield from ask(nodes, action, *arguments, **options)
+        if action == Action.COSIGN:
+            clock.sleep(consortium.manifest.witness.seconds + 1)
+
+    monkeypatch.setattr(Nodes, "ask", slow)
+    if signed_late:
+        later = SimpleNamespace(time=lambda: time.time() + consortium.manifest.witness.seconds + 60)
+        monkeypatch.setattr("patronage_client.owner.time", later)
+    app = server_app(lambda _context: consortium.operator, clock=clock, listener=lambda *_: None)
+    app(LocalGrid(client_app(), contexts_of(consortium)), Context(1, 0, {}, RecordDict(), {}))
+    (state,) = verify_ledger(consortium.ledger).rounds
+    assert (state.phase, state.aborted) == (Phase.FINAL, "witnesses" if signed_late else None)
 
 
 def test_an_owner_that_takes_no_receipt_keeps_none_from_the_others(trained: Trained) -> None:
