@@ -214,18 +214,17 @@ def pair_trainer(
     save_memory: bool,
 ) -> PairTrainer:
     """TRL's trainer for these pairs in this order; `start_from` sets where its adapter begins."""
+    model = skeleton(base.model)
+    model.name_or_path = ""  # with a name, PEFT asks the hub about it at every checkpoint
     trainer = PairTrainer(
         share_prompts=shares_prompts(base.model),
-        model=skeleton(base.model),
+        model=model,
         args=trainer_arguments(base, dpo, folder, save_memory=save_memory),
         train_dataset=pair_dataset(tokens, reference),
         processing_class=copy.deepcopy(base.tokenizer),
         peft_config=lora_config(lora),
     )
     trainer.remove_callback(PrinterCallback)
-    # With the name of a base model, PEFT asks the hub about it at every checkpoint.
-    config: Any = trainer.adapted_model.peft_config
-    config["default"].base_model_name_or_path = None
     return trainer
 
 

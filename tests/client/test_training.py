@@ -225,6 +225,18 @@ def test_an_interrupted_owner_goes_on_and_gets_the_same_bytes(
     assert resumed.statistics.final_loss == trained.statistics.final_loss
 
 
+def test_no_checkpoint_asks_the_hub_about_the_base_model(
+    base: BaseModel, lora: LoraTerms, trained: TrainedAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT would, at the second one, and warn that it got no answer."""
+    monkeypatch.setattr(base.model, "name_or_path", "somebody/base")
+    named = train_adapter(
+        base, some_pairs("alice"), dpo=DPO, lora=lora, workdir=tmp_path, checkpoint_seconds=0
+    )
+    assert encode(named.tensors) == encode(trained.tensors)
+    assert base.model.name_or_path == "somebody/base"
+
+
 def test_a_checkpoint_of_another_training_is_not_taken_up(
     base: BaseModel, lora: LoraTerms, trained: TrainedAdapter, tmp_path: Path
 ) -> None:

@@ -419,9 +419,7 @@ def machine(
 def test_the_round_and_its_reference_agree_step_by_step(
     machine: type[AgainstReference], examples: int, steps: int
 ) -> None:
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=examples, stateful_step_count=steps)
-    )
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=steps))
     assert {"open", "closed"} <= machine.met
 
 

