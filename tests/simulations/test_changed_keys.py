@@ -103,6 +103,9 @@ def test_two_rounds_with_a_new_operators_key_and_a_new_owners_key_in_between(
         "operator",
     ]
     assert any("renew the file" in check.what for check in verdict.checks if check.phase == "trust")
+    ends = [check.what for check in verdict.checks if check.phase == "final"]
+    cosigned = ["cosigned by ann, bob: 2 of 2, 2 needed" in end for end in ends]
+    assert cosigned == [True, False], "the published head speaks for the last round"
     for owner in second.owners:
         home = OwnerHome.load(owner)
         assert [receipt.witnesses for receipt in kept_receipts(home)] == [("ann", "bob")] * 2
