@@ -30,12 +30,21 @@ from patronage_protocol.ledger.merkle import (
 )
 from patronage_protocol.preferences import PreferencePair
 
-__all__ = ["HeldOutCommitment", "HeldOutOpening", "HeldOutSet", "HeldOutSets", "check_opening"]
+__all__ = [
+    "SECRET_BYTES",
+    "HeldOutCommitment",
+    "HeldOutOpening",
+    "HeldOutSet",
+    "HeldOutSets",
+    "check_opening",
+]
 
 HeldOutCommitment: TypeAlias = HeldOutTerms
 """What the manifest says about held-out pairs is the commitment to them."""
 
 SECRET_BYTES = 32
+"""The length of a secret that is drawn; a longer one will do."""
+
 _SALT_DOMAIN = b"patronage held-out salt v1"
 
 

@@ -10,6 +10,7 @@ either would count twice; prompts are compared by their words alone. A paraphras
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
@@ -17,7 +18,7 @@ from pydantic import Field
 from patronage_protocol.canonical import Canonical, Digest, Name
 from patronage_protocol.envelopes import Envelope, seal
 from patronage_protocol.errors import DataError, UsageError, VerificationError
-from patronage_protocol.held_out import HeldOutSet
+from patronage_protocol.held_out import SECRET_BYTES, HeldOutSet
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.preferences import PreferencePair
 
@@ -25,7 +26,6 @@ __all__ = ["MAX_PAIRS", "Contribution", "check_apart"]
 
 CONTRIBUTION_TYPE = "application/vnd.patronage.slice.v1+json"
 MAX_PAIRS = 100_000
-SECRET_BYTES = 32
 
 _WORD = re.compile(r"\w+")
 
@@ -97,7 +97,7 @@ class Contribution(Canonical):
         """Sign it."""
         return seal(CONTRIBUTION_TYPE, self.encode(), key)
 
-    @property
+    @cached_property
     def held_out(self) -> HeldOutSet:
         """The pairs and the secret that salts them."""
         return HeldOutSet(self.pairs, bytes.fromhex(self.secret))

@@ -14,6 +14,7 @@ from pathlib import Path
 from patronage_protocol.development import DEVELOPMENT
 from patronage_protocol.errors import DataError, UsageError
 from patronage_protocol.files import read_bytes, whole_folder, write_atomic
+from patronage_protocol.held_out import SECRET_BYTES
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.pair_files import read_pairs, write_pairs
 from patronage_server.certificates import KeyPair, expiry, make_authority, make_server_certificate
@@ -23,7 +24,6 @@ from patronage_server.network import Network, NetworkConfig, split_address
 __all__ = ["Founding", "found_operator", "renew", "write_toml"]
 
 MAX_TERMS = 2**20
-SECRET_BYTES = 32
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from pydantic import Field
 from patronage_protocol.development import DEVELOPMENT
 from patronage_protocol.errors import LocalProtocolError, UnavailableError
 from patronage_protocol.files import read_bytes
-from patronage_protocol.held_out import HeldOutSet, HeldOutSets
+from patronage_protocol.held_out import SECRET_BYTES, HeldOutSet, HeldOutSets
 from patronage_protocol.joining import read_envelope
 from patronage_protocol.key_files import NextKey
 from patronage_protocol.keys import PrivateKey
@@ -44,7 +44,6 @@ __all__ = ["STORE", "Engine", "OperatorConfig", "OperatorHome", "adapter_file", 
 
 STORE = "ledger.sqlite"
 MAX_MANIFEST = 16 * 2**20
-SECRET_BYTES = 32
 
 Engine: TypeAlias = Literal["local", "ray"]
 """Where adapters are scored: in the operator's process, or by the workers of a Ray cluster."""

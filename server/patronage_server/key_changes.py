@@ -32,11 +32,11 @@ def rotate_key(home: OperatorHome, *, now: int) -> tuple[PublicKey, Path]:
         RemoteProtocolError: the round is not over, or no quorum has cosigned its end.
         UnavailableError: a file cannot be written; doing it again goes on.
     """
-    with _book(home, now) as book:
+    with _book(home, now) as (book, time):
         name, size = book.state.keys.operator, book.ledger.size
         new = home.next.make()
         statement = rotate(book.ledger.origin, name, size, home.key, new)
-        entry = KeyRotated(time=max(now, book.state.time), party=name, statement=statement)
+        entry = KeyRotated(time=time, party=name, statement=statement)
         book.rotate(entry, new)
     return new.public, home.next.promote(home.key)
 
@@ -47,10 +47,10 @@ def revoke_key(home: OperatorHome, reason: str, *, now: int) -> Path:
     Raises:
         UsageError, RemoteProtocolError, UnavailableError: as `rotate_key`.
     """
-    with _book(home, now) as book:
+    with _book(home, now) as (book, time):
         name = book.state.keys.operator
         statement = revoke(book.ledger.origin, name, book.ledger.size, home.key, reason)
-        book.record(KeyRevoked(time=max(now, book.state.time), party=name, statement=statement))
+        book.record(KeyRevoked(time=time, party=name, statement=statement))
         write_envelope(home.path / REVOCATION, statement)
     return home.path / REVOCATION
 
@@ -66,14 +66,14 @@ def record_change(home: OperatorHome, path: Path, *, now: int) -> KeyRotated | K
     statement = read_envelope(path)
     change = read_change(statement)
     kind = KeyRotated if isinstance(change, Rotation) else KeyRevoked
-    with _book(home, now) as book:
+    with _book(home, now) as (book, time):
         if change.party == book.state.keys.operator:
             raise UsageError(
                 "the statement of an owner",
                 got="the operator's own",
                 do="see: patronage operator rotate-key, revoke-key",
             )
-        entry = kind(time=max(now, book.state.time), party=change.party, statement=statement)
+        entry = kind(time=time, party=change.party, statement=statement)
         book.record(entry)
     registration = home.path / "owners" / f"{change.party}.json"
     if kind is KeyRevoked and registration.exists():
@@ -82,8 +82,8 @@ def record_change(home: OperatorHome, path: Path, *, now: int) -> KeyRotated | K
 
 
 @contextmanager
-def _book(home: OperatorHome, now: int) -> Iterator[Book]:
-    """The book after the cosigned end of the last round."""
+def _book(home: OperatorHome, now: int) -> Iterator[tuple[Book, int]]:
+    """The book after the cosigned end of the last round, and a time that is not before it."""
     if not home.store.exists():
         raise UsageError(
             "a ledger with a round",
@@ -92,5 +92,6 @@ def _book(home: OperatorHome, now: int) -> Iterator[Book]:
         )
     with home.open_ledger(home.manifest().origin) as ledger:
         book = Book(ledger, home.published)
-        book.record_end(max(now, book.state.time))
-        yield book
+        time = max(now, book.state.time)
+        book.record_end(time)
+        yield book, time

@@ -6,6 +6,7 @@ restarted operator goes on by the same loop. An owner's failure costs that owner
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from patronage_protocol.adapters import Tensors, decode
 from patronage_protocol.canonical import sha256
@@ -29,6 +30,7 @@ from patronage_protocol.envelopes import Envelope
 from patronage_protocol.errors import RemoteProtocolError, UnavailableError
 from patronage_protocol.evidence import Evidence, read_evidence
 from patronage_protocol.files import read_bytes, write_atomic
+from patronage_protocol.held_out import HeldOutSets
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.messages import (
     QuestionRequest,
@@ -278,12 +280,14 @@ class RoundDriver:
         if len(self._state.questions) < len(self._manifest.owners):
             self._sleep_past(deadline)
 
+    @cached_property
+    def _held_out(self) -> HeldOutSets:
+        """Read, and held against the manifest, when the first pair is to be shown."""
+        return self.home.committed_pairs(self._manifest)
+
     def _show_pairs(self) -> None:
-        if not self._state.to_show:
-            return
-        held_out = self.home.committed_pairs(self._manifest)
         for index in self._state.to_show:
-            digest = self.book.ledger.put_blob(held_out.open(index).encode())
+            digest = self.book.ledger.put_blob(self._held_out.open(index).encode())
             self.book.record(Shown(time=self.clock.now(), opening=digest))
 
     def _finish(self) -> None:
