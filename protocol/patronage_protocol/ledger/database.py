@@ -37,8 +37,15 @@ _PRAGMAS = (
 class Database:
     """A connection with its lock. `schema` is executed once, at creation."""
 
-    def __init__(self, path: Path, *, application_id: int, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, application_id: int, read_only: bool = False, reserve: int = 0) -> None:
         """Open what `create` made.
+
+        Args:
+            path: the SQLite file.
+            application_id: what `create` was given.
+            read_only: take no lock, and write nothing.
+            reserve: bytes by which the write-ahead log is made to grow now, and not commit by commit: a
+                commit then waits for its own bytes only, and not for the file's new length too.
 
         Raises:
             UnavailableError: it cannot be opened, or another process has it open.
@@ -52,12 +59,16 @@ class Database:
         try:
             self._connection = _connect(path, read_only=read_only)
             self._require_kind(application_id)
+            if reserve:
+                self._grow_log(reserve)
         except BaseException:
             self._release()
             raise
 
     @classmethod
-    def create(cls, path: Path, *, application_id: int, schema: str, rows: dict[str, list[Row]]) -> Self:
+    def create(
+        cls, path: Path, *, application_id: int, schema: str, rows: dict[str, list[Row]], reserve: int = 0
+    ) -> Self:
         """Make a new file with `schema` and first `rows` (by table), whole or not at all, and open it.
 
         Raises:
@@ -73,7 +84,7 @@ class Database:
             _build(path, application_id, schema, rows)
         finally:
             lock.close()
-        return cls(path, application_id=application_id)
+        return cls(path, application_id=application_id, reserve=reserve)
 
     def close(self) -> None:
         """Close the file and give up the lock."""
@@ -118,6 +129,9 @@ class Database:
         """
         self._require_whole()
         try:
+            if len(statements) == 1 and len(statements[0][1]) == 1:  # is a transaction by itself
+                self._connection.execute(statements[0][0], statements[0][1][0])
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             for statement, rows in statements:
                 self._connection.executemany(statement, rows)
@@ -150,6 +164,20 @@ class Database:
                 got=f"kind {row[0] if row else 0:#x}",
                 do="check the path; a store of an earlier version is for that version",
             )
+
+    def _grow_log(self, size: int) -> None:
+        """Write `size` bytes that are never committed: they do not fit the cache, and spill into the log."""
+        try:
+            (pages,) = self._connection.execute("PRAGMA cache_size").fetchone()
+            self._connection.execute("PRAGMA cache_size=1")
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("CREATE TABLE reserve (data BLOB NOT NULL) STRICT")
+            self._connection.execute("INSERT INTO reserve VALUES (zeroblob(?))", (size,))
+            self._connection.execute("ROLLBACK")
+            self._connection.execute(f"PRAGMA cache_size={pages}")
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise _failed(self.path, error) from error
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:

@@ -40,6 +40,9 @@ __all__ = ["MAX_BLOB_BYTES", "Ledger"]
 MAX_BLOB_BYTES = 500_000_000
 """Half of what SQLite can hold in one value."""
 
+_RESERVE = 1_000_000
+"""Bytes of write-ahead log that are there before the first append: about 200 entries of 1 KiB."""
+
 
 class Ledger:
     """A log that this process alone appends to. Use it as a context manager, or call `close`."""
@@ -76,7 +79,9 @@ class Ledger:
                 f"no head in the second place {guard}", got="one of another ledger", do="choose another place"
             )
         rows: dict[str, list[Row]] = {"log": [(empty.origin,)], "keys": [(0, key.public.text)]}
-        database = Database.create(path, application_id=APPLICATION_ID, schema=SCHEMA, rows=rows)
+        database = Database.create(
+            path, application_id=APPLICATION_ID, schema=SCHEMA, rows=rows, reserve=_RESERVE
+        )
         return cls._take(database, key, guard)
 
     @classmethod
@@ -89,7 +94,7 @@ class Ledger:
             FormatError: it is not a ledger.
             VerificationError: its content does not hash to its head, or it is older than the second place.
         """
-        return cls._take(Database(path, application_id=APPLICATION_ID), key, guard)
+        return cls._take(Database(path, application_id=APPLICATION_ID, reserve=_RESERVE), key, guard)
 
     def close(self) -> None:
         """Give the file back."""

@@ -4,6 +4,7 @@ An append touches O(log n) hashes. The hash of any perfect subtree, and so any p
 for every eight levels of the tree (three for a million entries).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from patronage_protocol.ledger.tiles import TILE_HEIGHT, node_in_tile, perfect_r
 __all__ = ["FullTile", "StoredTree", "nodes_of_leaves"]
 
 CACHED_TILES = 512
-KNOWN_NODES = 8192
+KNOWN_NODES = 1024
 
 MIDDLE_HEIGHT = 4
 MIDDLE_WIDTH = 1 << MIDDLE_HEIGHT
@@ -45,7 +46,7 @@ class StoredTree:
         # Trees that grew from each other share all rows but the first: those are replaced, never changed.
         self._rows = [row for hashes in edge or [[]] for row in (list(hashes), _middle(hashes))]
         self._fetch = lru_cache(maxsize=CACHED_TILES)(fetch)
-        self._known: dict[tuple[int, int], bytes] = {}
+        self._known: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._size = size  # asked for nodes while the frontier is made
         self._frontier = Frontier.of(size, self.node)
         self._root: bytes | None = None
@@ -85,7 +86,7 @@ class StoredTree:
         known = self._known.get((level, index))
         if known is None:
             if len(self._known) >= KNOWN_NODES:
-                self._known.clear()
+                self._known.popitem(last=False)
             known = self._known[level, index] = self._compute(level, index)
         return known
 

@@ -6,15 +6,14 @@ The same training again and again, timed from `train()` to its end: plain; with 
 thrown away; with In-Run values whose validation gradient is given, which leaves out what looking at
 validation pairs costs; and with In-Run values of first and second order, where one validation pair is looked
 at for every 16 pairs of a step, in turn: in the training batch, or in a pass of its own. Prints each in
-terms of the plain one, by time and by floating-point operations in matrix products and attention, which are
-counted in a first run and do not depend on how busy a machine is.
+terms of the plain one, by the best of its times (the ways take turns, and what else a machine does can only
+add) and by floating-point operations in matrix products and attention, which are counted in a first run.
 """
 
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -108,14 +107,14 @@ def main() -> None:
     for _ in range(setting.repeats):
         for name, way in WAYS.items():
             seconds[name].append(run(way))
-    _print(setting, {name: median(times) for name, times in seconds.items() if times}, operations)
+    _print(setting, {name: min(times) for name, times in seconds.items() if times}, operations)
 
 
 def _print(setting: Setting, seconds: dict[str, float], operations: dict[str, int]) -> None:
     plain = "plain training"
     print(  # noqa: T201
         f"{setting.base.name}, {setting.base.precision}, {len(setting.pairs)} pairs in batches of {BATCH}, "
-        f"median of {setting.repeats}, {'CPU' if setting.cpu_time else 'wall'} time"
+        f"best of {setting.repeats}, {'CPU' if setting.cpu_time else 'wall'} time"
     )
     for name, value in operations.items():
         print(f"  {name:<36} {value / 1e9:9.1f} GFLOP   {value / operations[plain]:.3f}")  # noqa: T201
