@@ -24,10 +24,10 @@ OWNERS = ("ann", "bob")
 MODEL = "HuggingFaceTB/SmolLM2-135M"
 
 
-def commands(step: int) -> list[str]:
-    """The commands of the section with that number, without those that install."""
+def commands(title: str) -> list[str]:
+    """The commands of the section whose title begins so, without those that install."""
     section = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
-    (text,) = (part for part in section if part.startswith(f"{step}. "))
+    (text,) = (part for part in section if part.startswith(title))
     code = "".join(f"{line[4:]}\n" for line in text.splitlines() if line.startswith("    "))
     found = code.replace("\\\n", " ").splitlines()
     return [line.replace(MODEL, "tiny") for line in found if "pip install" not in line]
@@ -58,7 +58,7 @@ class Machine:
 
     def begins(self, command: str, *, says: str, answers: str = "") -> None:
         """Leave a command running; wait until it says something."""
-        log = self.folder / f"{len(self._background)}.log"
+        log = self.folder / f"{len(list(self.folder.glob('*.log')))}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*self._network, "bash", "-ec", f"exec {command}"],
@@ -83,6 +83,7 @@ class Machine:
             process.terminate()
         for process in self._background:
             process.wait(30)
+        self._background.clear()
 
 
 @pytest.fixture
@@ -109,31 +110,17 @@ def write_pairs(path: Path, taste: str, count: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_the_page_takes_three_machines_from_nothing_to_a_paid_round(machines: dict[str, Machine]) -> None:
-    operator = machines["operator"]
-    write_pairs(operator.folder / "heldout.jsonl", "kind", 12)
-
-    found, serve = commands(1)
-    key = operator.does(found).strip()
-    operator.begins(serve, says="owners connect to care.example:8443")
-
-    (make_keys,) = commands(2)
-    for name in OWNERS:
-        write_pairs(machines[name].folder / "pairs.jsonl", name, 16)
-        machines[name].does(make_keys.replace("ann", name), KEY=key)
-        registration = machines[name].folder / name / "registration.json"
-        (operator.folder / f"{name}.json").write_bytes(registration.read_bytes())
-
-    for command in commands(3):
-        operator.does(command)
-    invitation = (operator.folder / "operator" / "invitation.json").read_bytes()
-
-    (join,) = commands(4)
+def join_all(machines: dict[str, Machine]) -> None:
+    invitation = (machines["operator"].folder / "operator" / "invitation.json").read_bytes()
+    (join,) = commands("4.")
     for name in OWNERS:
         (machines[name].folder / "invitation.json").write_bytes(invitation)
         machines[name].begins(join.replace("ann", name), says="taking part", answers="y\n")
 
-    conduct, verify, receipts = commands(5)
+
+def play(machines: dict[str, Machine]) -> None:
+    operator = machines["operator"]
+    conduct, verify, receipts = commands("5.")
     paid = operator.does(conduct)
     assert [line.split()[0] for line in paid.splitlines()] == list(OWNERS)
     assert "VERIFIED" in operator.does(verify)
@@ -141,3 +128,44 @@ def test_the_page_takes_three_machines_from_nothing_to_a_paid_round(machines: di
         assert "verified)" in machines[name].does(receipts.replace("ann", name))
         assert "receipt kept" in machines[name].does(f"patronage owner status {name}")
     assert "phase final" in operator.does("patronage operator status operator")
+
+
+def test_the_page_takes_three_machines_from_nothing_to_a_paid_round_and_to_a_second_under_new_keys(
+    machines: dict[str, Machine],
+) -> None:
+    operator, ann = machines["operator"], machines["ann"]
+    write_pairs(operator.folder / "heldout.jsonl", "kind", 12)
+    write_pairs(operator.folder / "development.jsonl", "mild", 4)
+
+    found, serve = commands("1.")
+    key = operator.does(found).strip()
+    operator.begins(serve, says="owners connect to care.example:8443")
+
+    (make_keys,) = commands("2.")
+    for name in OWNERS:
+        write_pairs(machines[name].folder / "pairs.jsonl", name, 16)
+        machines[name].does(make_keys.replace("ann", name), KEY=key)
+        registration = machines[name].folder / name / "registration.json"
+        (operator.folder / f"{name}.json").write_bytes(registration.read_bytes())
+
+    for command in commands("3."):
+        operator.does(command)
+    join_all(machines)
+    play(machines)
+
+    for name in OWNERS:
+        machines[name].ends()
+    change, record, change_own, invite = commands("New keys")
+    ann.does(change)
+    (operator.folder / "ann").mkdir()
+    (operator.folder / "ann" / "key-rotation.json").write_bytes(
+        (ann.folder / "ann" / "key-rotation.json").read_bytes()
+    )
+    operator.does(record)
+    assert operator.does(change_own).strip() != key
+    operator.does(invite)
+    join_all(machines)
+    play(machines)
+    told = operator.does("patronage verify operator/published")
+    assert "ann's key changed at entry" in told
+    assert "operator's key changed at entry" in told

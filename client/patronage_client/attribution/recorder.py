@@ -18,11 +18,10 @@ arXiv 1510.01799. Gradient checkpointing only runs forward passes again; the hoo
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
 from patronage_protocol.errors import UsageError
@@ -164,6 +163,23 @@ class PairGradients:
             yield name, piece.view(self.shapes[name])
 
 
+class _TrainedRows(torch.autograd.Function):
+    """A linear module's output as it is, whose weight gets a gradient from the first rows alone."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, output: Tensor, trained: int) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.trained = trained
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        (error,), (inputs, weight) = errors, ctx.saved_tensors
+        back = (error @ weight.to(error)).to(inputs) if ctx.needs_input_grad[0] else None
+        rows, seen = error[: ctx.trained].flatten(0, -2), inputs[: ctx.trained].flatten(0, -2)
+        return back, (rows.T @ seen.to(rows)).to(weight), None, None
+
+
 class Recorder:
     """Catches per-pair gradients of `model` while its context lasts; the model is left as it was.
 
@@ -238,9 +254,8 @@ class Recorder:
                 return None
             current, rows, value = self._current, self._rows, inputs[0].detach()
             if self._watched:
-                weight = cast("Tensor", module.weight).detach()
-                apart = linear(inputs[0][-self._watched :], weight)
-                output = torch.cat([output[: -self._watched], apart])
+                trained = len(value) - self._watched
+                output = _TrainedRows.apply(inputs[0], module.weight, output.detach(), trained)
             output.register_hook(lambda error: self._add(current, name, rows, value, error))
             return output
 
