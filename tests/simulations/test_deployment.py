@@ -125,7 +125,7 @@ def play(machines: dict[str, Machine]) -> None:
     assert [line.split()[0] for line in paid.splitlines()] == list(OWNERS)
     assert "VERIFIED" in operator.does(verify)
     for name in OWNERS:
-        assert "verified)" in machines[name].does(receipts.replace("ann", name))
+        assert "verified; cosigned by ann, bob)" in machines[name].does(receipts.replace("ann", name))
         assert "receipt kept" in machines[name].does(f"patronage owner status {name}")
     assert "phase final" in operator.does("patronage operator status operator")
 
