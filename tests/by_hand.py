@@ -79,6 +79,7 @@ class Play:
     cosigned_head: Callable[..., SignedCheckpoint]
     now: int = NOW
     blobs: dict[str, bytes] = field(default_factory=dict)
+    entries: list[AnyEntry] = field(default_factory=list)
     rounds: tuple[Round, ...] = ()
 
     @property
@@ -92,6 +93,7 @@ class Play:
     def take(self, entry: AnyEntry) -> Round:
         # Through bytes, as the ledger stores it.
         self.rounds = follow(self.rounds, decode_entry(entry.encode()), self.blobs.__getitem__)
+        self.entries.append(entry)
         return self.state
 
     def open(self, signer: str = "operator") -> Round:

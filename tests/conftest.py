@@ -30,7 +30,7 @@ from patronage_protocol.manifest import (
 from patronage_protocol.rounds import Round
 from patronage_protocol.witnessing import witness_name
 
-pytest_plugins = ("played",)  # rounds that were played, as published ledgers
+pytest_plugins = ("played", "consortium")  # rounds that were played, as published ledgers
 
 # A test does not fail because the machine is busy.
 settings.register_profile("patronage", suppress_health_check=[HealthCheck.too_slow])

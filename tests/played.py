@@ -30,6 +30,7 @@ from patronage_protocol.entries import (
 )
 from patronage_protocol.envelopes import sign_detached
 from patronage_protocol.evidence import (
+    CoalitionEvidence,
     Evidence,
     EvidenceHeader,
     MarginEvidence,
@@ -286,6 +287,7 @@ class Play:
         return PoolEvidence.from_pools(header, pools)
 
     def _margin_evidence(self) -> MarginEvidence:
+        """Margins of the players; where adapters are merged those of all coalitions, short of the sums."""
         players = self.state.players
         header = EvidenceHeader(
             players=players,
@@ -296,7 +298,11 @@ class Play:
             slices=slice_columns(self.manifest),
             scale_bits=self.manifest.game.scale_bits,
         )
-        return MarginEvidence.from_margins(header, self._margins())
+        margins = self._margins()
+        if self.manifest.game.composition == "merged":
+            members = np.arange(1, 1 << len(players))[:, None] >> np.arange(len(players)) & 1
+            return CoalitionEvidence.from_margins(header, np.tanh(members @ margins))
+        return MarginEvidence.from_margins(header, margins)
 
     def _value(self) -> None:
         shares = compute_shares(self.evidence, self.manifest)
@@ -404,6 +410,20 @@ def ledger_of(
     return make
 
 
+@pytest.fixture
+def published(
+    tmp_path: Path,
+    key_of: Callable[[str], PrivateKey],
+    cosigned_head: Callable[..., SignedCheckpoint],
+) -> Callable[..., Path]:
+    """Publishes rounds that a test has played itself."""
+
+    def make(*plays: Any) -> Path:
+        return publish_plays(plays, tmp_path / "run", key_of, cosigned_head)
+
+    return make
+
+
 def publish_rounds(
     scenarios: Sequence[Scenario],
     folder: Path,
@@ -426,6 +446,16 @@ def publish_rounds(
             plays[-1].end()
         plays.append(Play(scenario, manifest, key_of, cosigned_head, plays[-1].rounds if plays else ()))
         plays[-1].play()
+    return publish_plays(plays, folder, key_of, cosigned_head)
+
+
+def publish_plays(
+    plays: Sequence[Any],
+    folder: Path,
+    key_of: Callable[[str], PrivateKey],
+    cosigned_head: Callable[..., SignedCheckpoint],
+) -> Path:
+    """The entries and blobs of rounds, played here or by hand, as a published ledger cosigned at its end."""
     folder.mkdir(parents=True)
     with Ledger.create(folder / "ledger.sqlite", plays[0].manifest.origin, key_of("operator")) as ledger:
         for play in plays:

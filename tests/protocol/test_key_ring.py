@@ -1,156 +1,35 @@
 """Keys change between two rounds, by statements of those who hold them, and by nothing else."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from consortium import NEW, ORIGIN, OWNERS, Consortium, Rotated, new_key
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from played import NOW, Play, Quality, Scenario
+from played import NOW
 
-from patronage_protocol.entries import AnyEntry, KeyRevoked, KeyRotated, Paid, decode_entry
+from patronage_protocol.entries import KeyRevoked, KeyRotated, decode_entry
 from patronage_protocol.envelopes import Envelope, seal
 from patronage_protocol.errors import FormatError, PatronageError, RemoteProtocolError, VerificationError
 from patronage_protocol.key_ring import KeyRing
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.checkpoints import Checkpoint, SignedCheckpoint
 from patronage_protocol.ledger.equivocation import EquivocationProof, prove_equivocation
-from patronage_protocol.ledger.fsck import fsck
 from patronage_protocol.ledger.merkle import leaf_hash
 from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.publish import publish
-from patronage_protocol.ledger.receipts import make_receipt
 from patronage_protocol.ledger.rotation import ROTATION_TYPE, Rotation, read_change, revoke, rotate
-from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.ledger.stored_tree import nodes_of_leaves
-from patronage_protocol.ledger.trust import TrustPolicy
-from patronage_protocol.manifest import Deadlines, HeldOutTerms, Manifest, Party
+from patronage_protocol.manifest import Party
 from patronage_protocol.rounds import Phase, Round, follow
-from patronage_protocol.verify import Verdict, verify_ledger, verify_receipt
+from patronage_protocol.verify import verify_ledger, verify_receipt
 from patronage_protocol.witnessing import witness_policy
 
 Keys = Callable[[str], PrivateKey]
-ORIGIN = "operator/orchard"
-OWNERS = ("ash", "birch")
-SCENARIO = Scenario({"ash": Quality(), "birch": Quality((0.1, 0.8, 0.2, 0.6))}, pairs=16)
-
-
-def new_key(name: str) -> PrivateKey:
-    return PrivateKey.from_seed(name.encode().ljust(32, b"+"))
-
-
-NEW = new_key("new")
-
-
-@dataclass
-class Consortium:
-    """Rounds played one after the other, with the keys that everybody has at the time."""
-
-    manifests: Callable[..., Manifest]
-    first: Keys
-    heads: Callable[..., SignedCheckpoint]
-
-    def __post_init__(self) -> None:
-        self.keys: dict[str, PrivateKey] = {}
-        self.plays: list[Play] = []
-        self.signed: dict[int, PrivateKey] = {}
-
-    def key(self, party: str) -> PrivateKey:
-        return self.keys.get(party, self.first(party))
-
-    def party(self, name: str) -> Party:
-        return Party(name=name, key=self.key(name).public.text)
-
-    def manifest(self, number: int, **changes: Any) -> Manifest:
-        start = NOW + 3600 * number
-        fields = {
-            "round": number,
-            "operator": self.party("operator"),
-            "owners": tuple(map(self.party, OWNERS)),
-            "held_out": HeldOutTerms(root="0c" * 32, pairs=16, prompts=8),
-            "deadlines": Deadlines(accept=start + 120, commit=start + 300, reveal=start + 400),
-        }
-        return self.manifests(*OWNERS, **{**fields, **changes})
-
-    def begin(self, **changes: Any) -> Play:
-        """The next round, of which nothing has happened yet."""
-        keys = dict(self.keys)
-        play = Play(
-            SCENARIO,
-            self.manifest(len(self.plays) + 1, **changes),
-            lambda party: keys.get(party, self.first(party)),
-            self.heads,
-            self.plays[-1].rounds if self.plays else (),
-        )
-        self.plays.append(play)
-        return play
-
-    def round(self) -> "Consortium":
-        """One round from beginning to end."""
-        self.begin().play()
-        return self
-
-    def ended(self) -> "Consortium":
-        """And its cosigned end recorded, so that keys may change."""
-        self.plays[-1].end()
-        return self
-
-    @property
-    def play(self) -> Play:
-        return self.plays[-1]
-
-    @property
-    def state(self) -> Round:
-        return self.play.state
-
-    @property
-    def size(self) -> int:
-        return self.state.tree.size
-
-    def rotation(self, party: str, new: PrivateKey, **changes: Any) -> Envelope:
-        fields = {"origin": ORIGIN, "party": party, "size": self.size, "old": self.key(party), **changes}
-        return rotate(**fields, new=new)
-
-    def take(self, kind: type[KeyRotated | KeyRevoked], party: str, statement: Envelope) -> None:
-        self.play._take(kind(time=self.play.now, party=party, statement=statement))
-
-    def rotate(self, party: str, new: PrivateKey) -> "Consortium":
-        self.take(KeyRotated, party, self.rotation(party, new))
-        self.keys[party] = new
-        return self
-
-    def revoke(self, party: str) -> "Consortium":
-        self.take(KeyRevoked, party, revoke(ORIGIN, party, self.size, self.key(party), "stolen"))
-        return self
-
-    def entries(self) -> list[AnyEntry]:
-        return [entry for play in self.plays for entry in play.entries]
-
-    def ledger(self, path: Path) -> Ledger:
-        """The store with all entries, signed and cosigned at its head; close it."""
-        key = self.first("operator")
-        ledger = Ledger.create(path, ORIGIN, key, guard=path.with_name("guard"))
-        for entry in self.entries():
-            if isinstance(entry, KeyRotated) and entry.party == "operator":
-                ledger.rotate(self.keys["operator"], entry.encode())
-            else:
-                ledger.append([entry.encode()])
-        for play in self.plays:
-            for data in play.blobs.values():
-                ledger.put_blob(data)
-        head = ledger.checkpoint.checkpoint
-        ledger.add_cosignatures(head.size, self.heads(self.state, self.play.keys).note.signatures[1:])
-        return ledger
-
-
-@pytest.fixture
-def consortium(
-    manifest_of: Callable[..., Manifest], key_of: Keys, cosigned_head: Callable[..., SignedCheckpoint]
-) -> Consortium:
-    return Consortium(manifest_of, key_of, cosigned_head)
 
 
 def test_keys_change_between_two_rounds_alone(consortium: Consortium) -> None:
@@ -312,43 +191,6 @@ def test_nothing_follows_the_operators_revocation(consortium: Consortium, tmp_pa
     assert lines == [f"operator's key revoked at entry {consortium.size - 1}, signed by itself"]
 
 
-@dataclass
-class Rotated:
-    """Two rounds with both kinds of keys changed in between, published, and what was handed out."""
-
-    consortium: Consortium
-    folder: Path
-    first_policy: TrustPolicy
-    first_receipt: bytes
-    last_receipt: bytes
-
-    @property
-    def verdict(self) -> Verdict:
-        return verify_ledger(self.folder)
-
-
-@pytest.fixture
-def rotated(consortium: Consortium, tmp_path: Path) -> Rotated:
-    consortium.round()
-    first_policy = witness_policy(consortium.state.manifest)
-    with consortium.ledger(tmp_path / "first.sqlite") as ledger:
-        first_receipt = make_receipt(ledger, payment(consortium)).encode()
-    (tmp_path / "guard").unlink()
-    consortium.ended().rotate("operator", new_key("operator 2")).rotate("ash", NEW).round()
-    store = tmp_path / "ledger.sqlite"
-    with consortium.ledger(store) as ledger:
-        publish(ledger, tmp_path / "ledger")
-        last_receipt = make_receipt(ledger, payment(consortium)).encode()
-    assert fsck(store).problems == ()
-    return Rotated(consortium, tmp_path / "ledger", first_policy, first_receipt, last_receipt)
-
-
-def payment(consortium: Consortium) -> int:
-    """The number of the last payment."""
-    entries = consortium.entries()
-    return max(number for number, entry in enumerate(entries) if isinstance(entry, Paid))
-
-
 def test_a_ledger_of_changed_keys_verifies_and_says_what_changed(rotated: Rotated) -> None:
     numbers = [
         number for number, entry in enumerate(rotated.consortium.entries()) if isinstance(entry, KeyRotated)
@@ -359,18 +201,6 @@ def test_a_ledger_of_changed_keys_verifies_and_says_what_changed(rotated: Rotate
         f"ash's key changed at entry {numbers[1]}, signed by the old key and the new one",
     ]
     assert rotated.verdict.key.material == new_key("operator 2").public.raw
-
-
-def test_whoever_trusts_the_old_keys_is_led_to_the_new_ones(rotated: Rotated) -> None:
-    log = TrustPolicy(rotated.first_policy.logs, {}, {}, None)
-    for policy, gone in ((log, "operator/orchard"), (rotated.first_policy, "operator/orchard, orchard/ash")):
-        checks = verify_ledger(rotated.folder, trust=policy).checks
-        (line,) = (check.what for check in checks if check.phase == "trust" and "renew" in check.what)
-        assert f"earlier keys of {gone}; " in line
-    renewed = witness_policy(rotated.consortium.state.manifest)
-    assert renewed.logs[0].text in line
-    checks = verify_ledger(rotated.folder, trust=renewed).checks
-    assert not any("renew" in check.what for check in checks)
 
 
 def test_trust_in_somebody_else_is_led_nowhere(rotated: Rotated) -> None:

@@ -10,6 +10,7 @@ from patronage_protocol.evidence import (
     read_evidence,
 )
 from patronage_protocol.manifest import Manifest
+from patronage_protocol.payout import Settlement
 from patronage_protocol.rounds import Blobs, Phase, Round, Standing
 from patronage_protocol.verify.values import check_values
 from patronage_protocol.verify.verdict import Check
@@ -45,20 +46,17 @@ def check_round(state: Round, blobs: Blobs) -> list[Check]:
         if state.shares is not None:
             lines["value"] = check_values(state.shares, evidence, manifest)
     if state.settlement is not None:
-        paid = sum(payment.amount for payment in state.settlement.payments)
-        refund, budget = state.settlement.refund, manifest.payout.budget
-        lines["pay"] = f"{paid} paid, {refund} refunded of {budget} minor units, recomputed to the unit"
+        lines["pay"] = _payments(state.settlement, state.settled, manifest.payout.budget)
     if state.questions:
         asked = len(state.questions)
         lines["dispute"] = (
             f"{asked} owners asked; {len(state.shown)} held-out pairs opened, in their places, with the "
             "prompts that they were counted under"
         )
+    checks = [Check(phase=phase, what=what) for phase, what in lines.items()]
     if state.phase is Phase.FINAL:
-        lines["final"] = _end(state)
-    else:
-        lines[state.phase.value] = "the round is not finished"
-    return [Check(phase=phase, what=what) for phase, what in lines.items()]
+        return [*checks, Check(phase="final", what=_end(state))]
+    return [*checks, Check(phase=state.phase.value, what="the round is not finished")]
 
 
 def _slices(manifest: Manifest) -> str:
@@ -69,6 +67,13 @@ def _slices(manifest: Manifest) -> str:
 def _start(manifest: Manifest) -> str:
     start = manifest.start
     return "" if start is None else f"; starts from the adapter {start.adapter[:16]} of round {start.round}"
+
+
+def _payments(settlement: Settlement, settled: int, budget: int) -> str:
+    """What the ledger's own entries, `settled` of the settlement's, have given out of the budget."""
+    paid = sum(payment.amount for payment in settlement.payments[:settled])
+    refund = settlement.refund if settled > len(settlement.payments) else 0
+    return f"{paid} paid, {refund} refunded of {budget} minor units, recomputed to the unit"
 
 
 def _end(state: Round) -> str:

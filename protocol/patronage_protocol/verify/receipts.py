@@ -21,7 +21,7 @@ def verify_receipt(
         data: the bytes of the file.
         trust: whom the verifier trusts.
         verdict: a ledger to which the receipt must belong; where `trust` is missing, the key that it had
-            then and the quorum of the round's own manifest are asked for.
+            then and the quorum that its round's manifest asks for are required.
 
     Raises:
         UsageError: neither is given.
@@ -67,8 +67,11 @@ def _belongs(receipt: Receipt, verdict: Verdict) -> list[str]:
 
 
 def _witnesses_of(receipt: Receipt, verdict: Verdict) -> tuple[str, ...]:
-    """The quorum that the manifest of the entry's round asks for."""
-    numbers = accumulate(map(len, verdict.entries))
-    place = next(place for place, end in enumerate(numbers) if receipt.index < end)
-    state = verdict.rounds[place]
+    """The quorum that the manifest of the head's round asks for.
+
+    That is a later round than the entry's where the receipt was made later, perhaps with other witnesses.
+    """
+    ends = accumulate(map(len, verdict.entries))
+    size = receipt.signed.checkpoint.size
+    state = verdict.rounds[next(place for place, end in enumerate(ends) if size <= end)]
     return () if state.aborted == "witnesses" else check_quorum(receipt.signed, state.manifest)
