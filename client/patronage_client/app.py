@@ -17,11 +17,13 @@ from patronage_client.owner import Owner
 from patronage_protocol.envelopes import Envelope
 from patronage_protocol.errors import FormatError, PatronageError, UnavailableError, UsageError
 from patronage_protocol.ledger.rotation import KeyStatements
+from patronage_protocol.passphrases import UNNAMED, Unlock
 from patronage_protocol.wire import ADAPTER, ADAPTER_TYPE, RECORD, Action, Field
 
 __all__ = ["app", "client_app"]
 
 HomeOf = Callable[[Context], Path]
+OwnerOf = Callable[[Context], Owner]
 
 
 def home_of_node(context: Context) -> Path:
@@ -40,9 +42,17 @@ def home_of_node(context: Context) -> Path:
     return Path(home)
 
 
-def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
-    """A ClientApp that answers for the owner whose folder `home_of` finds."""
+def client_app(home_of: HomeOf = home_of_node, unlock: Unlock = UNNAMED) -> ClientApp:
+    """A ClientApp that answers for an owner.
+
+    Args:
+        home_of: finds its folder.
+        unlock: gives the passphrase of its key.
+    """
     app = ClientApp()
+
+    def owner_of(context: Context) -> Owner:
+        return Owner(OwnerHome.load(home_of(context), unlock))
 
     @app.query(Action.OFFER)
     def offer(message: Message, context: Context) -> Message:
@@ -50,14 +60,14 @@ def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
             manifest, signature = _bytes(message, Field.MANIFEST), _bytes(message, Field.SIGNATURE)
             return _statement(owner.offer(manifest, signature, _rotations(message)))
 
-        return _answer(message, context, home_of, answer)
+        return _answer(message, context, owner_of, answer)
 
     @app.train(Action.TRAIN)
     def train(message: Message, context: Context) -> Message:
         def answer(owner: Owner) -> RecordDict:
             return _statement(owner.train(_envelope(message), _start(message)))
 
-        return _answer(message, context, home_of, answer)
+        return _answer(message, context, owner_of, answer)
 
     @app.query(Action.REVEAL)
     def reveal(message: Message, context: Context) -> Message:
@@ -68,7 +78,7 @@ def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
             content[ADAPTER] = ArrayRecord({ADAPTER: array})
             return content
 
-        return _answer(message, context, home_of, answer)
+        return _answer(message, context, owner_of, answer)
 
     @app.query(Action.RECEIPT)
     def receipt(message: Message, context: Context) -> Message:
@@ -76,28 +86,28 @@ def client_app(home_of: HomeOf = home_of_node) -> ClientApp:
             owner.receipt(_envelope(message))
             return _record({})
 
-        return _answer(message, context, home_of, answer)
+        return _answer(message, context, owner_of, answer)
 
-    _add_step(app, Action.COSIGN, home_of, lambda owner, request: owner.cosign(request))
-    _add_step(app, Action.QUESTION, home_of, lambda owner, request: owner.question(request))
+    _add_step(app, Action.COSIGN, owner_of, lambda owner, request: owner.cosign(request))
+    _add_step(app, Action.QUESTION, owner_of, lambda owner, request: owner.question(request))
     return app
 
 
 def _add_step(
-    app: ClientApp, action: str, home_of: HomeOf, step: Callable[[Owner, Envelope], Envelope]
+    app: ClientApp, action: str, owner_of: OwnerOf, step: Callable[[Owner, Envelope], Envelope]
 ) -> None:
     """A step whose request is an envelope and nothing else, and whose answer is a statement."""
 
     @app.query(action)
     def answer(message: Message, context: Context) -> Message:
-        return _answer(message, context, home_of, lambda owner: _statement(step(owner, _envelope(message))))
+        return _answer(message, context, owner_of, lambda owner: _statement(step(owner, _envelope(message))))
 
 
 def _answer(
-    message: Message, context: Context, home_of: HomeOf, answer: Callable[[Owner], RecordDict]
+    message: Message, context: Context, owner_of: OwnerOf, answer: Callable[[Owner], RecordDict]
 ) -> Message:
     try:
-        content = answer(Owner(OwnerHome.load(home_of(context))))
+        content = answer(owner_of(context))
     except UnavailableError:
         raise
     except PatronageError as error:

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from patronage_protocol.console import PassphraseFile, print_json
+from patronage_client.key_cli import heed, revoke_key, rotate_key
+from patronage_protocol.console import EncryptFlag, JsonFlag, PassphraseFile, print_json
 
 __all__ = ["owner", "register"]
 
 Home = Annotated[Path, typer.Argument(help="The owner's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, failures too.")]
 
 owner = typer.Typer(
     name="owner", help="Take part in rounds with your own pairs.", no_args_is_help=True, rich_markup_mode=None
@@ -39,7 +39,9 @@ def init(
     data: Annotated[Path, typer.Option(help="Your preference pairs; they stay where they are.")],
     base_model: Annotated[str, typer.Option(help="Hub id, folder, GGUF file or `tiny`.")],
     operator_key: Annotated[str, typer.Option(help="The operator's public key, from a channel you trust.")],
-    as_json: Json = False,
+    encrypt: EncryptFlag = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Make your keys, and a registration file to send to the operator.
 
@@ -47,8 +49,16 @@ def init(
              --base-model HuggingFaceTB/SmolLM2-135M --operator-key "$KEY"
     """
     from patronage_client.founding import REGISTRATION, found_owner
+    from patronage_protocol.passphrases import Passphrase
 
-    registration = found_owner(home, name=name, data=data, base_model=base_model, operator_key=operator_key)
+    registration = found_owner(
+        home,
+        name=name,
+        data=data,
+        base_model=base_model,
+        operator_key=operator_key,
+        passphrase=Passphrase(passphrase_file).of_new_key(wanted=encrypt),
+    )
     if as_json:
         print_json({"public_key": registration.key, "registration": str(home / REGISTRATION)})
         return
@@ -67,6 +77,7 @@ def join(
         float | None, typer.Option(help="Train with differential privacy: at most this epsilon a round.")
     ] = None,
     delta: Annotated[float | None, typer.Option(help="And at most this delta.")] = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Read the terms, accept them, and take part until interrupted.
 
@@ -81,10 +92,11 @@ def join(
     from patronage_client.join import take_part
     from patronage_protocol.errors import UsageError
     from patronage_protocol.manifest import Manifest
+    from patronage_protocol.passphrases import Passphrase
 
     if (epsilon is None) != (delta is None):
         raise UsageError("--epsilon and --delta together", got="one of them", do="name both, or neither")
-    owner_home = OwnerHome.load(home)
+    owner_home = OwnerHome.load(home, Passphrase(passphrase_file))
     if epsilon is not None and delta is not None:
         owner_home.ask_for_privacy(epsilon, delta)
 
@@ -123,7 +135,8 @@ def join(
 def contribute_slice(
     home: Home,
     pairs: Annotated[Path, typer.Argument(help="Pairs to score the others on; not those you train on.")],
-    as_json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Contribute held-out pairs, on which the other owners are scored and you are not.
 
@@ -133,8 +146,9 @@ def contribute_slice(
     """
     from patronage_client.home import OwnerHome
     from patronage_client.slicing import contribute
+    from patronage_protocol.passphrases import Passphrase
 
-    owner_home = OwnerHome.load(home)
+    owner_home = OwnerHome.load(home, Passphrase(passphrase_file))
     made = contribute(owner_home, pairs)
     if as_json:
         print_json({"root": made.root, "pairs": len(made.pairs), "slice": str(owner_home.slice)})
@@ -148,15 +162,16 @@ def contribute_slice(
 
 
 @owner.command()
-def status(home: Home, as_json: Json = False) -> None:
+def status(home: Home, passphrase_file: PassphraseFile = None, as_json: JsonFlag = False) -> None:
     """Show who you are, what you have joined, and how far each round got.
 
     Example: patronage owner status alice
     """
     from patronage_client.home import OwnerHome
     from patronage_client.status import owner_status
+    from patronage_protocol.passphrases import Passphrase
 
-    found = owner_status(OwnerHome.load(home))
+    found = owner_status(OwnerHome.load(home, Passphrase(passphrase_file)))
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
@@ -183,78 +198,8 @@ def trust(home: Home) -> None:
     typer.echo(witness_policy(last_manifest(OwnerHome.load(home))).encode(), nl=False)
 
 
-@owner.command("rotate-key")
-def rotate_key(home: Home, passphrase_file: PassphraseFile = None, as_json: Json = False) -> None:
-    """Make your next key, and the statement of both keys that the operator records between two rounds.
-
-    Example: patronage owner rotate-key alice
-    """
-    from patronage_client.home import OwnerHome
-    from patronage_client.key_changes import rotate_key as rotate
-    from patronage_protocol.key_files import read_passphrase
-
-    path = rotate(OwnerHome.load(home, passphrase=read_passphrase(passphrase_file)))
-    if as_json:
-        print_json({"rotation": str(path)})
-        return
-    typer.echo(
-        f"Send {path} to the operator. Your old key answers until the terms name the new one.", err=True
-    )
-
-
-@owner.command("revoke-key")
-def revoke_key(
-    home: Home,
-    reason: Annotated[str, typer.Option(help="Why, for everybody to read.")],
-    passphrase_file: PassphraseFile = None,
-    as_json: Json = False,
-) -> None:
-    """Make the statement that your key counts no more; you may come back with a new folder and key.
-
-    Example: patronage owner revoke-key alice --reason "the laptop was stolen"
-    """
-    from patronage_client.home import OwnerHome
-    from patronage_client.key_changes import revoke_key as revoke
-    from patronage_protocol.key_files import read_passphrase
-
-    path = revoke(OwnerHome.load(home, passphrase=read_passphrase(passphrase_file)), reason)
-    if as_json:
-        print_json({"revocation": str(path)})
-        return
-    typer.echo(f"Send {path} to the operator, who records it between two rounds.", err=True)
-
-
 @owner.command()
-def heed(
-    home: Home,
-    statement: Annotated[Path, typer.Argument(help="A rotation or revocation that the operator signed.")],
-    passphrase_file: PassphraseFile = None,
-    as_json: Json = False,
-) -> None:
-    """Take a change of the operator's key now, before an invitation brings it.
-
-    Example: patronage owner heed alice key-revocation.json
-    """
-    from patronage_client.home import OwnerHome
-    from patronage_protocol.errors import UsageError
-    from patronage_protocol.joining import read_envelope
-    from patronage_protocol.key_files import read_passphrase
-
-    owner_home = OwnerHome.load(home, passphrase=read_passphrase(passphrase_file))
-    if not owner_home.operator.heed([read_envelope(statement)]):
-        raise UsageError(
-            "a statement of the operator that is new to this owner",
-            got="one that is known, or of a key that is not the operator's",
-            do="check that it is the right file",
-        )
-    if as_json:
-        print_json({"heeded": str(statement)})
-        return
-    typer.echo("taken; the operator's key is followed from here", err=True)
-
-
-@owner.command()
-def receipts(home: Home, as_json: Json = False) -> None:
+def receipts(home: Home, as_json: JsonFlag = False) -> None:
     """Verify the receipts you keep, and show what you were paid and why.
 
     Example: patronage owner receipts alice
@@ -302,7 +247,7 @@ def value(
         bool,
         typer.Option("--list-methods", is_eager=True, callback=_list_methods, help="Show the methods."),
     ] = False,
-    as_json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Find which of your pairs help and which harm, on your own machine.
 
@@ -367,7 +312,7 @@ def quote(
     out: Annotated[Path | None, typer.Option(help="Write the value of each pair here (JSON Lines).")] = None,
     level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.9,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out unusable rows.")] = False,
-    as_json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """See what your pairs would be worth before you join, from their text alone and on your own machine.
 
@@ -394,3 +339,7 @@ def quote(
         typer.echo(line)
     if out is not None:
         typer.echo(f"wrote {out}", err=True)
+
+
+for _name, _command in (("rotate-key", rotate_key), ("revoke-key", revoke_key), ("heed", heed)):
+    owner.command(_name)(_command)

@@ -36,7 +36,15 @@ class _Keys:
     node: ec.EllipticCurvePrivateKey
 
 
-def found_owner(folder: Path, *, name: str, data: Path, base_model: str, operator_key: str) -> Registration:
+def found_owner(
+    folder: Path,
+    *,
+    name: str,
+    data: Path,
+    base_model: str,
+    operator_key: str,
+    passphrase: bytes | None = None,
+) -> Registration:
     """Make the folder, whole or not at all.
 
     Args:
@@ -45,6 +53,7 @@ def found_owner(folder: Path, *, name: str, data: Path, base_model: str, operato
         data: its preference pairs, which stay where they are.
         base_model: hub id, folder, GGUF file or `tiny`.
         operator_key: the operator's public key, from a channel that the owner trusts.
+        passphrase: encrypts the owner's key; None leaves it in the clear.
 
     Raises:
         UsageError: something is there already, or a name or key is not in its form.
@@ -68,7 +77,7 @@ def found_owner(folder: Path, *, name: str, data: Path, base_model: str, operato
         owner=name, key=keys.protocol.public.text, node_key=_openssh(keys.node.public_key())
     )
     with whole_folder(folder) as new:
-        keys.protocol.save(new / "key.pem", None)
+        keys.protocol.save(new / "key.pem", passphrase)
         _write_toml(new / "owner.toml", settings)
         make_memory(new / WITNESS)
         _write_node(new / "node", keys.node)

@@ -14,7 +14,8 @@
 Nothing is written outside the folder.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +26,10 @@ from patronage_client.privacy import PrivacyChoice
 from patronage_protocol.canonical import Digest, Name
 from patronage_protocol.errors import RemoteProtocolError, UnavailableError
 from patronage_protocol.files import write_atomic
-from patronage_protocol.key_files import NextKey
+from patronage_protocol.key_files import KeyFile
 from patronage_protocol.keys import PrivateKey, PublicKey
 from patronage_protocol.manifest import PublicKeyText
+from patronage_protocol.passphrases import UNNAMED, Unlock
 from patronage_protocol.settings import Settings, read_settings
 
 __all__ = ["PRIVACY", "WITNESS", "OwnerConfig", "OwnerHome", "PrivacySettings"]
@@ -82,33 +84,35 @@ class OwnerConfig(Settings):
 
 @dataclass(frozen=True)
 class OwnerHome:
-    """An owner's folder, read."""
+    """An owner's folder, read; its key once it is needed, so that who only looks needs no passphrase."""
 
     path: Path
     config: OwnerConfig
-    key: PrivateKey
-    passphrase: bytes | None = field(default=None, repr=False)
+    key_file: KeyFile
 
     @classmethod
-    def load(cls, path: Path, *, passphrase: bytes | None = None) -> "OwnerHome":
-        """Read owner.toml and the key.
+    def load(cls, path: Path, unlock: Unlock = UNNAMED) -> "OwnerHome":
+        """Read owner.toml.
 
         Raises:
-            UnavailableError: a file is missing.
-            DataError: owner.toml does not say what it must; names the field.
+            UnavailableError: it is missing.
+            DataError: it does not say what it must; names the field.
         """
         config = read_settings(path / "owner.toml", OwnerConfig)
-        key = PrivateKey.load(path / "key.pem", passphrase)
-        return cls(path, config, key, passphrase)
+        return cls(path, config, KeyFile(path / "key.pem", unlock))
 
-    @property
-    def next(self) -> NextKey:
-        """The key that is to take this one's place."""
-        return NextKey(self.path / "key.pem", self.passphrase)
+    @cached_property
+    def key(self) -> PrivateKey:
+        """The key in place.
+
+        Raises:
+            UnavailableError, UsageError, FormatError: it cannot be read; the passphrase is not the right one.
+        """
+        return self.key_file.load()
 
     def holds(self, key: str) -> bool:
         """Whether this public key is of the key in place, or of the next one."""
-        new = self.next.load()
+        new = self.key_file.next()
         return key == self.key.public.text or (new is not None and key == new.public.text)
 
     def with_key(self, key: str) -> "OwnerHome":
@@ -120,16 +124,15 @@ class OwnerHome:
         """
         if key == self.key.public.text:
             return self
-        new = self.next.load()
-        if new is None or not self.holds(key):
+        if not self.holds(key):
             raise RemoteProtocolError(
                 f"the owner {self.config.name} with the key {self.key.public.text}",
                 got=f"the key {key}",
                 do="register the public key with the operator",
                 where="open §owners",
             )
-        self.next.promote(self.key)
-        return replace(self, key=new)
+        self.key_file.promote(self.key)
+        return replace(self)
 
     @property
     def operator(self) -> OperatorKeys:

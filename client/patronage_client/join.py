@@ -9,8 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
-from importlib import import_module
+from functools import cached_property
 from pathlib import Path
 
 import httpx
@@ -138,7 +137,7 @@ class _Node:
             address=self._supernode.runtime,
             secret=self._files.secret(),
             pinned=self._invitation.bundle,
-            app=_installed_app,
+            app=lambda: self._app,
             refuse=self._refuse,
         )
         up = False
@@ -152,6 +151,14 @@ class _Node:
                     log.warning("a task was lost: %s", error)
             if not busy:
                 self._ended.wait(POLL_SECONDS)
+
+    @cached_property
+    def _app(self) -> ClientApp:
+        """The ClientApp of the installed package, loaded when the first task is here: it brings torch."""
+        from patronage_client.app import client_app  # noqa: PLC0415
+
+        passphrase = self._home.key_file.passphrase
+        return client_app(unlock=lambda _: passphrase)
 
     def _clear_the_way(self) -> None:
         try:
@@ -171,11 +178,3 @@ class _Node:
         )
         statement = sign_statement(refusal, self._home.key).encode()
         return RecordDict({RECORD: ConfigRecord({Field.STATEMENT: statement})})
-
-
-@cache
-def _installed_app() -> ClientApp:
-    """The ClientApp of the installed package, loaded when the first task is here: it brings torch."""
-    app = import_module("patronage_client.app").app
-    assert isinstance(app, ClientApp), "what the package calls app is one"
-    return app

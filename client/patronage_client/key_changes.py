@@ -30,7 +30,7 @@ def rotate_key(home: OwnerHome) -> Path:
         UnavailableError, FormatError: a file cannot be read or written.
     """
     origin = _origin(home)
-    statement = rotate(origin, home.config.name, _seen(home, origin), home.key, home.next.make())
+    statement = rotate(origin, home.config.name, _seen(home, origin), home.key, home.key_file.make_next())
     return _written(home.path / ROTATION, statement)
 
 

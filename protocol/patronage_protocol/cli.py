@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from patronage_protocol.accounting_cli import register as accounting_commands
-from patronage_protocol.console import JsonFlag, PassphraseFile, explained, print_json
+from patronage_protocol.console import EncryptFlag, JsonFlag, PassphraseFile, explained, print_json
 from patronage_protocol.errors import MissingExtraError, PatronageError, UsageError
 from patronage_protocol.ledger.cli import register as ledger_commands
 from patronage_protocol.verify_cli import register as verify_command
@@ -77,6 +77,7 @@ def _root() -> None:
 
 def keygen(
     out: Annotated[Path, typer.Argument(help="Where to write the private key (PKCS#8 PEM, mode 0600).")],
+    encrypt: EncryptFlag = False,
     passphrase_file: PassphraseFile = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -84,15 +85,15 @@ def keygen(
 
     Example: patronage keygen owner/key.pem --passphrase-file secret.txt
     """
-    from patronage_protocol.key_files import read_passphrase
     from patronage_protocol.keys import PrivateKey
+    from patronage_protocol.passphrases import Passphrase
 
     if out.exists():
         raise UsageError(
             f"no file at {out}", got="a file", do="choose another name; keys are not overwritten"
         )
     key = PrivateKey.generate()
-    key.save(out, read_passphrase(passphrase_file))
+    key.save(out, Passphrase(passphrase_file).of_new_key(wanted=encrypt))
     if as_json:
         print_json({"public_key": key.public.text, "private_key_file": str(out)})
     else:

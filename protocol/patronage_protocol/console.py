@@ -8,14 +8,27 @@ import typer
 
 from patronage_protocol.errors import PatronageError
 
-__all__ = ["JsonFlag", "PassphraseFile", "explained", "print_json"]
+__all__ = ["EncryptFlag", "JsonFlag", "PassphraseFile", "explained", "print_json"]
 
 SCHEMA_VERSION = 1
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, failures too.")]
 
 PassphraseFile = Annotated[
-    Path | None, typer.Option(help="A file whose one line encrypts the private key at rest.")
+    Path | None,
+    typer.Option(
+        help="A file whose one line opens an encrypted private key. Left out, PATRONAGE_PASSPHRASE_FILE "
+        "names it, or you are asked."
+    ),
+]
+
+EncryptFlag = Annotated[
+    bool,
+    typer.Option(
+        "--encrypt",
+        help="Ask for a passphrase of the new private key, where neither --passphrase-file nor "
+        "PATRONAGE_PASSPHRASE_FILE names one.",
+    ),
 ]
 
 

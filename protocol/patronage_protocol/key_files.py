@@ -6,48 +6,70 @@ key-retired-<id>.pem    what was key.pem before; nobody takes its word any more
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from patronage_protocol.errors import UnavailableError, UsageError
+from patronage_protocol.errors import UnavailableError
 from patronage_protocol.files import fsync_folder, read_bytes, write_atomic
 from patronage_protocol.keys import PrivateKey
+from patronage_protocol.passphrases import UNNAMED, Unlock
+from patronage_protocol.pkcs8 import MAX_PEM_BYTES
 
-__all__ = ["NextKey", "read_passphrase"]
-
-_MAX_PEM_BYTES = 16_384
-_MAX_PASSPHRASE_BYTES = 65_536
+__all__ = ["KeyFile"]
 
 
 @dataclass(frozen=True)
-class NextKey:
-    """The key that is to take the place of the one in `path`, encrypted as that one is."""
+class KeyFile:
+    """A private key at rest, and the one that is to take its place, encrypted as that one is.
+
+    Attributes:
+        path: the key that counts.
+        unlock: gives its passphrase, once, when the first key is read.
+    """
 
     path: Path
-    passphrase: bytes | None
+    unlock: Unlock = UNNAMED
+
+    @cached_property
+    def passphrase(self) -> bytes | None:
+        """What both are encrypted with; None where they are in the clear.
+
+        Raises:
+            UsageError, UnavailableError: it cannot be had.
+        """
+        return self.unlock(self.path)
 
     @property
-    def file(self) -> Path:
+    def next_path(self) -> Path:
         """Where the next key waits."""
         return self.path.with_name(f"{self.path.stem}-next.pem")
 
-    def load(self) -> PrivateKey | None:
+    def load(self) -> PrivateKey:
+        """The key that counts.
+
+        Raises:
+            UnavailableError, UsageError, FormatError: it cannot be read.
+        """
+        return PrivateKey.load(self.path, self.passphrase)
+
+    def next(self) -> PrivateKey | None:
         """The next key, or None where none is waiting.
 
         Raises:
             UnavailableError, UsageError, FormatError: it cannot be read.
         """
-        return PrivateKey.load(self.file, self.passphrase) if self.file.exists() else None
+        return PrivateKey.load(self.next_path, self.passphrase) if self.next_path.exists() else None
 
-    def make(self) -> PrivateKey:
+    def make_next(self) -> PrivateKey:
         """The next key: the one that waits, or a new one, on disk before this returns.
 
         Raises:
             UnavailableError, UsageError, FormatError: it cannot be read or written.
         """
-        key = self.load()
+        key = self.next()
         if key is None:
             key = PrivateKey.generate()
-            key.save(self.file, self.passphrase)
+            key.save(self.next_path, self.passphrase)
         return key
 
     def promote(self, current: PrivateKey) -> Path:
@@ -57,9 +79,9 @@ class NextKey:
             UnavailableError: a file cannot be read or written; the key in place is still one of the two.
         """
         retired = self.path.with_name(f"{self.path.stem}-retired-{current.public.keyid[:8]}.pem")
-        write_atomic(retired, read_bytes(self.path, limit=_MAX_PEM_BYTES), mode=0o600)
+        write_atomic(retired, read_bytes(self.path, limit=MAX_PEM_BYTES), mode=0o600)
         try:
-            self.file.replace(self.path)
+            self.next_path.replace(self.path)
             fsync_folder(self.path.parent)
         except OSError as error:
             raise UnavailableError(
@@ -68,25 +90,3 @@ class NextKey:
                 do="see to the disk and do it again",
             ) from error
         return retired
-
-
-def read_passphrase(path: Path | None) -> bytes | None:
-    """The passphrase in a file with one line; None without a file.
-
-    Raises:
-        UsageError: the file holds something else.
-        UnavailableError: it cannot be read.
-    """
-    if path is None:
-        return None
-    try:
-        lines = read_bytes(path, limit=_MAX_PASSPHRASE_BYTES).decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            "a file with one line of UTF-8", got="other bytes", do="write it as text", where=str(path)
-        ) from error
-    if not lines[0] or any(lines[1:]):
-        raise UsageError(
-            "a file with one line", got=f"{len(lines)} lines", do="keep one line", where=str(path)
-        )
-    return lines[0].encode()

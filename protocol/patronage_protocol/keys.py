@@ -21,7 +21,6 @@ __all__ = ["PrivateKey", "PublicKey"]
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
-_MAX_PEM_BYTES = 16_384
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class PrivateKey:
             UsageError: the passphrase is missing, wrong or superfluous.
             FormatError: the file holds no Ed25519 key.
         """
-        pem = files.read_bytes(path, limit=_MAX_PEM_BYTES)
+        pem = files.read_bytes(path, limit=pkcs8.MAX_PEM_BYTES)
         return cls(pkcs8.decode(pem, passphrase, where=str(path)))
 
     def save(self, path: Path, passphrase: bytes | None) -> None:

@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from patronage_protocol.errors import FormatError, UsageError
 
-__all__ = ["decode", "encode"]
+__all__ = ["MAX_PEM_BYTES", "decode", "encode", "is_encrypted"]
 
+MAX_PEM_BYTES = 16_384
 ROUNDS = 600_000
 
 _PBES2 = bytes.fromhex("06092a864886f70d01050d")
@@ -52,6 +53,11 @@ def encode(key: Ed25519PrivateKey, passphrase: bytes | None) -> bytes:
     return b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n" + body + b"-----END ENCRYPTED PRIVATE KEY-----\n"
 
 
+def is_encrypted(pem: bytes) -> bool:
+    """Whether it takes a passphrase to read the key in `pem`."""
+    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem
+
+
 def decode(pem: bytes, passphrase: bytes | None, *, where: str) -> Ed25519PrivateKey:
     """The Ed25519 key in `pem`.
 
@@ -59,12 +65,12 @@ def decode(pem: bytes, passphrase: bytes | None, *, where: str) -> Ed25519Privat
         UsageError: a passphrase is missing, is wrong, or was given for a key in the clear.
         FormatError: this is not a PKCS#8 Ed25519 key; `where` names the file.
     """
-    encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem
+    encrypted = is_encrypted(pem)
     if encrypted != (passphrase is not None):
         raise UsageError(
             "a passphrase" if encrypted else "no passphrase",
             got="none for an encrypted key" if encrypted else "one for a key that is not encrypted",
-            do="give the passphrase exactly when the key has one",
+            do="give --passphrase-file exactly when the key has a passphrase",
             where=where,
         )
     try:

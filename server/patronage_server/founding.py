@@ -6,7 +6,7 @@ The folder appears whole or not at all. What is in it: see `home` and `network`.
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +37,7 @@ class Founding:
         development: public pairs that owners may measure on; a copy is kept.
         terms: a file of round terms that were looked at, or None for the template.
         second_place: the file for the head signed last, in a folder that is there; None for the own folder.
+        passphrase: encrypts the operator's key; None leaves it in the clear.
     """
 
     network: NetworkConfig
@@ -45,6 +46,7 @@ class Founding:
     terms: Path | None = None
     second_place: Path | None = None
     development: Path | None = None
+    passphrase: bytes | None = field(default=None, repr=False)
 
 
 def found_operator(folder: Path, founding: Founding) -> PublicKey:
@@ -66,7 +68,7 @@ def found_operator(folder: Path, founding: Founding) -> PublicKey:
     terms = read_bytes(founding.terms, limit=MAX_TERMS) if founding.terms else template
     key = PrivateKey.generate()
     with whole_folder(folder) as new:
-        key.save(new / "key.pem", None)
+        key.save(new / "key.pem", founding.passphrase)
         write_atomic(new / "held-out.secret", secrets.token_bytes(SECRET_BYTES), mode=0o600)
         write_pairs(new / "held-out.jsonl", pairs)
         if public is not None:

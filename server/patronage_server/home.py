@@ -20,7 +20,8 @@ Nothing is written outside the folder.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -31,11 +32,12 @@ from patronage_protocol.errors import LocalProtocolError, UnavailableError
 from patronage_protocol.files import read_bytes
 from patronage_protocol.held_out import SECRET_BYTES, HeldOutSet, HeldOutSets
 from patronage_protocol.joining import read_envelope
-from patronage_protocol.key_files import NextKey
+from patronage_protocol.key_files import KeyFile
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.store import Ledger
 from patronage_protocol.manifest import Manifest
 from patronage_protocol.pair_files import read_pairs
+from patronage_protocol.passphrases import UNNAMED, Unlock
 from patronage_protocol.settings import Settings, read_settings
 from patronage_protocol.slices import Contribution
 from patronage_server.follow import signing_key
@@ -78,34 +80,35 @@ class OperatorConfig(Settings):
 
 @dataclass(frozen=True)
 class OperatorHome:
-    """An operator's folder, read."""
+    """An operator's folder, read; its key once it is needed, so that who only looks needs no passphrase."""
 
     path: Path
     config: OperatorConfig
-    key: PrivateKey
-    passphrase: bytes | None = field(default=None, repr=False)
+    key_file: KeyFile
 
     @classmethod
-    def load(cls, path: Path, *, passphrase: bytes | None = None) -> "OperatorHome":
-        """Read operator.toml and the key; a rotation of the key that was cut short is finished.
+    def load(cls, path: Path, unlock: Unlock = UNNAMED) -> "OperatorHome":
+        """Read operator.toml.
 
         Raises:
-            UnavailableError: a file is missing.
-            DataError: operator.toml does not say what it must; names the field.
+            UnavailableError: it is missing.
+            DataError: it does not say what it must; names the field.
         """
         config = read_settings(path / "operator.toml", OperatorConfig)
-        key = PrivateKey.load(path / "key.pem", passphrase)
-        home = cls(path, config, key, passphrase)
-        new = home.next.load()
-        if new is None or not home.store.exists() or signing_key(home.store) != new.public.text:
-            return home
-        home.next.promote(key)  # the rotation was recorded, and cut short before this
-        return replace(home, key=new)
+        return cls(path, config, KeyFile(path / "key.pem", unlock))
 
-    @property
-    def next(self) -> NextKey:
-        """The key that is to take this one's place."""
-        return NextKey(self.path / "key.pem", self.passphrase)
+    @cached_property
+    def key(self) -> PrivateKey:
+        """The key in place; a rotation that was cut short is finished.
+
+        Raises:
+            UnavailableError, UsageError, FormatError: it cannot be read; the passphrase is not the right one.
+        """
+        key, new = self.key_file.load(), self.key_file.next()
+        if new is None or not self.store.exists() or signing_key(self.store) != new.public.text:
+            return key
+        self.key_file.promote(key)  # the rotation was recorded, and cut short before this
+        return new
 
     def manifest(self) -> Manifest:
         """The terms of the round."""

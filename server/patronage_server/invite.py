@@ -38,6 +38,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
             got=str(len(owners)),
             do="register more: patronage operator register DIR FILE",
         )
+    key = home.key  # a passphrase is asked for before the work, not after it
     terms = read_settings(home.path / "terms.toml", RoundTerms)
     history = _history(home, network)
     base = shared_base_model(
@@ -52,7 +53,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
         consortium=network.config.consortium,
         number=history[-1].manifest.round + 1 if history else 1,
         seed=sha256(secrets.token_bytes(SECRET_BYTES)),
-        operator=Party(name=network.config.name, key=home.key.public.text),
+        operator=Party(name=network.config.name, key=key.public.text),
         owners=with_current_keys(owners, history),
         base=base,
         held_out=held_out,
@@ -68,7 +69,7 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
         manifest=manifest,
         rotations=history[-1].keys.log.statements if history else (),
     )
-    write_envelope(home.path / "invitation.json", invitation.seal(home.key))
+    write_envelope(home.path / "invitation.json", invitation.seal(key))
     return manifest
 
 

@@ -34,11 +34,11 @@ def rotate_key(home: OperatorHome, *, now: int) -> tuple[PublicKey, Path]:
     """
     with _book(home, now) as (book, time):
         name, size = book.state.keys.operator, book.ledger.size
-        new = home.next.make()
+        new = home.key_file.make_next()
         statement = rotate(book.ledger.origin, name, size, home.key, new)
         entry = KeyRotated(time=time, party=name, statement=statement)
         book.rotate(entry, new)
-    return new.public, home.next.promote(home.key)
+    return new.public, home.key_file.promote(home.key)
 
 
 def revoke_key(home: OperatorHome, reason: str, *, now: int) -> Path:

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from patronage_protocol.console import PassphraseFile, print_json
+from patronage_protocol.console import EncryptFlag, JsonFlag, PassphraseFile, print_json
+from patronage_server.key_cli import record_key, revoke_key, rotate_key
 
 __all__ = ["operator"]
 
 Home = Annotated[Path, typer.Argument(help="The operator's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, failures too.")]
 
 operator = typer.Typer(
     name="operator", help="Open rounds, score, pay, publish.", no_args_is_help=True, rich_markup_mode=None
@@ -34,7 +34,9 @@ def init(
         typer.Option(help="A file for the head signed last, best on another disk; an old backup is refused."),
     ] = None,
     superlink_port: Annotated[int, typer.Option(help="A free port on the loopback interface.")] = 9092,
-    as_json: Json = False,
+    encrypt: EncryptFlag = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Found a consortium: keys, certificates, settings, terms.
 
@@ -45,6 +47,7 @@ def init(
 
     from patronage_protocol.canonical import first_problem
     from patronage_protocol.errors import UsageError
+    from patronage_protocol.passphrases import Passphrase
     from patronage_protocol.settings import read_settings
     from patronage_server.founding import Founding, found_operator
     from patronage_server.network import NetworkConfig
@@ -59,7 +62,9 @@ def init(
         from patronage_server.terms import RoundTerms
 
         read_settings(terms, RoundTerms)
-    key = found_operator(home, Founding(network, base_model, heldout, terms, second_place, development))
+    passphrase = Passphrase(passphrase_file).of_new_key(wanted=encrypt)
+    founding = Founding(network, base_model, heldout, terms, second_place, development, passphrase)
+    key = found_operator(home, founding)
     if as_json:
         print_json({"operator_key": key.text, "folder": str(home)})
         return
@@ -73,7 +78,7 @@ def init(
 def register_owner(
     home: Home,
     files: Annotated[list[Path], typer.Argument(help="Registration files from owners.")],
-    as_json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Take owners in: their nodes may connect, and the next terms name them.
 
@@ -95,7 +100,7 @@ def register_owner(
 def take_slices(
     home: Home,
     files: Annotated[list[Path], typer.Argument(help="Files slice.json from registered owners.")],
-    as_json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Take in held-out pairs that owners contribute; the next terms name them.
 
@@ -117,18 +122,19 @@ def take_slices(
 
 
 @operator.command()
-def invite(home: Home, as_json: Json = False) -> None:
+def invite(home: Home, passphrase_file: PassphraseFile = None, as_json: JsonFlag = False) -> None:
     """Draw up the terms of the next round and write invitation.json for the owners.
 
     Example: patronage operator invite operator
     """
     import time
 
+    from patronage_protocol.passphrases import Passphrase
     from patronage_server.home import OperatorHome
     from patronage_server.invite import invite as draw_up
     from patronage_server.network import Network
 
-    operator_home = OperatorHome.load(home)
+    operator_home = OperatorHome.load(home, Passphrase(passphrase_file))
     manifest = draw_up(operator_home, Network.load(home), now=int(time.time()))
     path = home / "invitation.json"
     development = str(operator_home.development) if manifest.development else None
@@ -156,18 +162,21 @@ def quote_model(
         Path | None,
         typer.Option(help="Public pairs to score on, never the held-out ones; the development pairs."),
     ] = None,
-    as_json: Json = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Let prospective owners see what their pairs would be worth, from the text alone.
 
     Example: patronage operator quote-model operator public.jsonl --objective dev.jsonl --out quote-model.json
     """
+    from patronage_protocol.passphrases import Passphrase
     from patronage_server.home import OperatorHome
     from patronage_server.network import Network
     from patronage_server.quoting import QuoteSource, make_quote_model
 
+    operator_home = OperatorHome.load(home, Passphrase(passphrase_file))
     consortium = Network.load(home).config.consortium
-    model = make_quote_model(OperatorHome.load(home), consortium, QuoteSource(sample, objective), out)
+    model = make_quote_model(operator_home, consortium, QuoteSource(sample, objective), out)
     found = model.accuracy
     if as_json:
         print_json(
@@ -190,17 +199,18 @@ def quote_model(
 
 
 @operator.command()
-def abort(home: Home, as_json: Json = False) -> None:
+def abort(home: Home, passphrase_file: PassphraseFile = None, as_json: JsonFlag = False) -> None:
     """Give up a round whose pinned reward cannot score the answers; the whole budget is refunded.
 
     The ledger says so. Afterwards `patronage operator round DIR --resume` ends the round and publishes.
 
     Example: patronage operator abort operator
     """
+    from patronage_protocol.passphrases import Passphrase
     from patronage_server.giving_up import give_up
     from patronage_server.home import OperatorHome
 
-    state = give_up(OperatorHome.load(home))
+    state = give_up(OperatorHome.load(home, Passphrase(passphrase_file)))
     if as_json:
         print_json({"round": state.manifest.round, "phase": state.phase.value, "aborted": state.aborted})
         return
@@ -210,20 +220,27 @@ def abort(home: Home, as_json: Json = False) -> None:
 
 
 @operator.command()
-def serve(home: Home) -> None:
+def serve(home: Home, passphrase_file: PassphraseFile = None) -> None:
     """Let owners' nodes connect, until interrupted.
+
+    The rounds that it carries sign with the operator's key: this is the command that opens it for them.
 
     Example: patronage operator serve operator
     """
     import logging
 
+    from patronage_protocol.passphrases import Passphrase
+    from patronage_server.home import OperatorHome
     from patronage_server.network import Network
     from patronage_server.serve import serve as run
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    network = Network.load(home)
+    network, source = Network.load(home), Passphrase(passphrase_file)
+    key_file = OperatorHome.load(home, source).key_file
+    key_file.load()  # a wrong passphrase is told now, and not by a round that fails
     typer.echo(f"owners connect to {network.config.address}; SuperLink is at {network.superlink}", err=True)
-    run(network)
+    with source.lent(key_file.passphrase) as environment:
+        run(network, environment)
 
 
 @operator.command("round")
@@ -234,9 +251,11 @@ def conduct_round(
         Literal["local", "ray"],
         typer.Option(help="Score adapters on this machine, or on the Ray cluster of operator.toml."),
     ] = "local",
-    as_json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Run the round of the current terms to its end and publish the ledger.
+
+    It needs no passphrase: the round is driven by `patronage operator serve`, which has it.
 
     Example: patronage operator round operator
     """
@@ -279,7 +298,7 @@ def conduct_round(
 
 
 @operator.command()
-def status(home: Home, as_json: Json = False) -> None:
+def status(home: Home, as_json: JsonFlag = False) -> None:
     """Show the round, the owners, their nodes and the latest run.
 
     Example: patronage operator status operator --json
@@ -305,7 +324,7 @@ def status(home: Home, as_json: Json = False) -> None:
 
 
 @operator.command()
-def renew(home: Home, as_json: Json = False) -> None:
+def renew(home: Home, as_json: JsonFlag = False) -> None:
     """Make a new server certificate from the consortium's authority; owners need do nothing.
 
     Example: patronage operator renew operator
@@ -320,80 +339,5 @@ def renew(home: Home, as_json: Json = False) -> None:
     typer.echo(f"valid until {until:%Y-%m-%d}; restart: patronage operator serve {home}")
 
 
-@operator.command("rotate-key")
-def rotate_key(home: Home, passphrase_file: PassphraseFile = None, as_json: Json = False) -> None:
-    """Take a new key, between two rounds; the ledger says so, signed by the old key and the new one.
-
-    Example: patronage operator rotate-key operator
-    """
-    import time
-
-    from patronage_protocol.key_files import read_passphrase
-    from patronage_server.home import OperatorHome
-    from patronage_server.key_changes import rotate_key as rotate
-
-    operator_home = OperatorHome.load(home, passphrase=read_passphrase(passphrase_file))
-    key, retired = rotate(operator_home, now=int(time.time()))
-    if as_json:
-        print_json({"operator_key": key.text, "retired_key_file": str(retired)})
-        return
-    typer.echo(key.text)
-    typer.echo(
-        "Owners' nodes follow by themselves, from the next invitation on. Nobody takes the word of "
-        f"{retired} any more; delete it when the next round is over.",
-        err=True,
-    )
-
-
-@operator.command("revoke-key")
-def revoke_key(
-    home: Home,
-    reason: Annotated[str, typer.Option(help="Why, for everybody to read.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: this ends the ledger for good.")] = False,
-    passphrase_file: PassphraseFile = None,
-    as_json: Json = False,
-) -> None:
-    """Give the operator's key up without another: no round follows in this ledger.
-
-    Example: patronage operator revoke-key operator --reason "the key was copied"
-    """
-    import time
-
-    from patronage_protocol.key_files import read_passphrase
-    from patronage_server.home import OperatorHome
-    from patronage_server.key_changes import revoke_key as revoke
-
-    if not yes:
-        typer.confirm("This ends the ledger for good. Do you want that?", abort=True, err=True)
-    operator_home = OperatorHome.load(home, passphrase=read_passphrase(passphrase_file))
-    path = revoke(operator_home, reason, now=int(time.time()))
-    if as_json:
-        print_json({"revocation": str(path)})
-        return
-    typer.echo(f"Send {path} to the owners, who take it with: patronage owner heed", err=True)
-
-
-@operator.command("record-key")
-def record_key(
-    home: Home,
-    files: Annotated[list[Path], typer.Argument(help="Rotations and revocations that owners made.")],
-    passphrase_file: PassphraseFile = None,
-    as_json: Json = False,
-) -> None:
-    """Record changes of owners' keys in the ledger, between two rounds; the next terms name the new keys.
-
-    Example: patronage operator record-key operator alice-key-rotation.json
-    """
-    import time
-
-    from patronage_protocol.key_files import read_passphrase
-    from patronage_server.home import OperatorHome
-    from patronage_server.key_changes import record_change
-
-    operator_home = OperatorHome.load(home, passphrase=read_passphrase(passphrase_file))
-    taken = [record_change(operator_home, path, now=int(time.time())) for path in files]
-    if as_json:
-        print_json({"recorded": [{"owner": entry.party, "kind": entry.kind} for entry in taken]})
-        return
-    for entry in taken:
-        typer.echo(f"{entry.party}  {entry.kind}")
+for _name, _command in (("rotate-key", rotate_key), ("revoke-key", revoke_key), ("record-key", record_key)):
+    operator.command(_name)(_command)

@@ -51,6 +51,7 @@ def make_quote_model(home: OperatorHome, consortium: str, source: QuoteSource, o
         DataError: pairs or terms that cannot be used.
         UnavailableError: a file, the model or memory is missing.
     """
+    key = home.key  # a passphrase is asked for before the work, not after it
     terms = read_settings(home.path / "terms.toml", RoundTerms)
     base = shared_base_model(
         home.config.base_model,
@@ -91,5 +92,5 @@ def make_quote_model(home: OperatorHome, consortium: str, source: QuoteSource, o
         ),
         prompts=prompts,
     )
-    write_envelope(out, model.seal(home.key))
+    write_envelope(out, model.seal(key))
     return model

@@ -8,8 +8,10 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import uvicorn
 
@@ -31,8 +33,12 @@ WITHIN_SECONDS = 60.0
 MAX_CERTIFICATE = 65_536
 
 
-def serve(network: Network) -> None:
+def serve(network: Network, environment: Mapping[str, str] = MappingProxyType({})) -> None:
     """Serve until interrupted.
+
+    Args:
+        network: the network side of the operator's folder.
+        environment: what the processes of a round find in theirs; `Passphrase.lent` says what to give.
 
     Raises:
         UnavailableError: a port is taken, the certificate has expired, or SuperLink does not stay up.
@@ -56,7 +62,7 @@ def serve(network: Network) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops on these and then raises them once more; SuperLink is to be ended first.
         signal.signal(number, lambda *_: None)
-    watch = _Watch(network, door)
+    watch = _Watch(network, door, environment)
     watch.superlink.start()
     thread = threading.Thread(target=watch.run, name="patronage-superlink", daemon=True)
     thread.start()
@@ -73,8 +79,8 @@ def serve(network: Network) -> None:
 class _Watch:
     """Keeps SuperLink up, and its list of nodes as long as the operator's."""
 
-    def __init__(self, network: Network, door: uvicorn.Server) -> None:
-        self.superlink = SuperLink(network)
+    def __init__(self, network: Network, door: uvicorn.Server, environment: Mapping[str, str]) -> None:
+        self.superlink = SuperLink(network, environment)
         self.ended = threading.Event()
         self.failure: PatronageError | None = None
         self._network = network

@@ -5,7 +5,9 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from patronage_protocol.errors import UnavailableError
 from patronage_protocol.files import write_atomic
@@ -21,8 +23,10 @@ SERVERAPP = "flwr-serverapp"
 class SuperLink:
     """The process. It is started by `start`, and ends with `stop` or by itself."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Nothing is started yet; what is started finds `environment` beside this process's."""
         self._network = network
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -51,7 +55,7 @@ class SuperLink:
             ) from error
         self._process = start_child(
             _command(self._network),
-            environment=_environment(self._network),
+            environment={**self._environment, **_environment(self._network)},
             log=self._network.flower / "superlink.log",
         )
 

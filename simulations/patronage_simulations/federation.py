@@ -102,6 +102,7 @@ class Federation:
         environment: what the operator's processes find in their environment beside this one's.
         networks: party (`operator` or an owner) to the words before a command that runs in its network, such
             as `ip netns exec NAME`.
+        passphrase_file: encrypts every party's key, and is named to the commands that sign; none if left out.
         processes: what runs, by name; `operator` serves, owners are under their own names.
     """
 
@@ -113,6 +114,7 @@ class Federation:
     host: str = "127.0.0.1"
     environment: Mapping[str, str] = field(default_factory=dict)
     networks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    passphrase_file: Path | None = None
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -141,19 +143,22 @@ class Federation:
             *("operator", "init", self.operator, "--consortium", "demo", "--base-model", self.base_model),
             *("--address", f"{self.host}:{door}", "--superlink-port", str(superlink)),
             *("--heldout", self.folder / "held-out.jsonl", "--terms", self.terms, "--json"),
+            *self._unlocking,
         )
         for name, pairs in self.owners.items():
             write_pairs(self.folder / f"{name}.jsonl", pairs)
             self.start(
                 *(name, "owner", "init", self.home(name), "--name", name, "--base-model", self.base_model),
                 *("--data", self.folder / f"{name}.jsonl", "--operator-key", founded["operator_key"]),
+                *self._unlocking,
             )
         for name in self.owners:
             if self.processes[name].wait() != 0:
                 raise UnavailableError(f"a folder of {name}", got=self.log(name), do="see its log")
         registrations = [self.home(name) / "registration.json" for name in self.owners]
         self.command("operator", "register", self.operator, *registrations, "--json")
-        self.start("operator", "operator", "serve", self.operator, environment=self.environment)
+        serving = ("operator", "serve", self.operator, *self._unlocking)
+        self.start("operator", *serving, environment=self.environment)
         for name in self.owners:
             self.wait_for(f"registered the node of {name}", name="operator", seconds=300)
 
@@ -173,13 +178,14 @@ class Federation:
 
     def invite(self) -> str:
         """Draw up the terms of the next round; returns the manifest's digest."""
-        return str(self.command("operator", "invite", self.operator, "--json")["manifest"])
+        words = ("operator", "invite", self.operator, *self._unlocking, "--json")
+        return str(self.command(*words)["manifest"])
 
     def join(self, owner: str, *, prelude: str = "", environment: Mapping[str, str] | None = None) -> None:
         """Let an owner accept the current terms and take part; `prelude` is Python that runs before."""
         accepted = sha256((self.operator / "manifest.json").read_bytes())
         invitation = self.operator / "invitation.json"
-        command = ("owner", "join", self.home(owner), invitation, "--accept", accepted)
+        command = ("owner", "join", self.home(owner), invitation, "--accept", accepted, *self._unlocking)
         self.start(owner, *command, prelude=prelude, environment=environment)
 
     def round(self, *options: str, prelude: str = "") -> subprocess.Popen[bytes]:
@@ -224,6 +230,10 @@ class Federation:
             )
         value: dict[str, Any] = json.loads(done.stdout)
         return value
+
+    @property
+    def _unlocking(self) -> Sequence[str | Path]:
+        return () if self.passphrase_file is None else ("--passphrase-file", self.passphrase_file)
 
     def _network(self, name: str) -> Sequence[str]:
         return self.networks.get("operator" if name == "round" else name, ())

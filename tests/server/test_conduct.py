@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from patronage_protocol.keys import PrivateKey
+from patronage_protocol.key_files import KeyFile
 from patronage_server import conduct
 from patronage_server.control import Control, RunReport
 from patronage_server.home import OperatorConfig, OperatorHome
@@ -35,7 +35,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def follow(superlink: Scripted, tmp_path: Path) -> tuple[RunReport, list[str]]:
     said: list[str] = []
-    home = OperatorHome(tmp_path, OperatorConfig(base_model="tiny"), PrivateKey.from_seed(bytes(32)))
+    home = OperatorHome(tmp_path, OperatorConfig(base_model="tiny"), KeyFile(tmp_path / "key.pem"))
     follower = conduct._Follower(home, cast("Control", superlink), 7, said.append)
     return follower.until_finished(), said
 

@@ -21,7 +21,7 @@ from patronage_protocol.entries import KeyRotated
 from patronage_protocol.envelopes import Envelope, sign_detached
 from patronage_protocol.errors import PatronageError, RemoteProtocolError, UsageError, VerificationError
 from patronage_protocol.joining import Invitation, read_envelope, write_envelope
-from patronage_protocol.key_files import NextKey
+from patronage_protocol.key_files import KeyFile
 from patronage_protocol.keys import PrivateKey
 from patronage_protocol.ledger.fsck import fsck
 from patronage_protocol.ledger.rotation import rotate
@@ -165,11 +165,11 @@ def test_keys_do_not_change_while_a_round_is_under_way(one_round: Consortium, la
 def test_a_rotation_that_was_cut_short_is_finished_by_the_next_start(
     one_round: Consortium, later: Later, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(self: NextKey, current: PrivateKey) -> Path:
+    def killed(self: KeyFile, current: PrivateKey) -> Path:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(NextKey, "promote", killed)
+        patch.setattr(KeyFile, "promote", killed)
         with pytest.raises(KeyboardInterrupt):
             rotate_key(OperatorHome.load(one_round.operator), now=now_of(one_round))
     waiting = PrivateKey.load(one_round.operator / "key-next.pem", None)
@@ -201,7 +201,7 @@ def test_a_new_key_is_encrypted_as_the_old_one_was(one_round: Consortium) -> Non
     key = PrivateKey.load(folder / "key.pem", None)
     (folder / "key.pem").unlink()
     key.save(folder / "key.pem", PASSPHRASE)
-    new, retired = rotate_key(OperatorHome.load(folder, passphrase=PASSPHRASE), now=now_of(one_round))
+    new, retired = rotate_key(OperatorHome.load(folder, lambda _: PASSPHRASE), now=now_of(one_round))
     for path, public in ((folder / "key.pem", new), (retired, key.public)):
         assert PrivateKey.load(path, PASSPHRASE).public == public
         assert path.stat().st_mode & 0o777 == 0o600

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -165,6 +166,29 @@ def test_a_plain_round_ends_with_verified_receipts(
         found = running.command("operator", "status", running.operator, "--json")
         assert found["round"]["phase"] == "final"
         assert [owner["node"] for owner in found["owners"]] == ["online"] * len(owners)
+
+
+def test_encrypted_keys_sign_a_round_and_their_passphrase_is_in_no_file_and_on_no_command_line(
+    federation: Callable[..., Federation], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse\n")
+    with federation("ann", "bob", passphrase_file=secret) as running:
+        keys = [running.operator / "key.pem", *(running.home(owner) / "key.pem" for owner in running.owners)]
+        assert all(b"ENCRYPTED" in path.read_bytes() for path in keys)
+        running.invite()
+        for owner in running.owners:
+            running.join(owner)
+        running.round()
+        running.wait_for("trained and committed")
+        for process in Path("/proc").glob("[0-9]*"):
+            for name in ("cmdline", "environ"):
+                with suppress(OSError):  # another user's, or gone
+                    assert b"correct horse" not in (process / name).read_bytes()
+        finish(running)
+        assert verify_ledger(running.published).rounds[0].players == ("ann", "bob")
+        for path in running.folder.rglob("*"):
+            assert not path.is_file() or b"correct horse" not in path.read_bytes(), path
 
 
 def test_a_slice_that_an_owner_contributes_is_scored_over_the_network(
