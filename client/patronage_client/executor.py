@@ -10,6 +10,7 @@ The protocol of the Runtime API is Flower's (flwr.proto.Runtime, flwr 1.41).
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,8 +18,10 @@ import httpx
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
@@ -26,6 +29,7 @@ from flwr.supercore.interceptors import (
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
@@ -42,7 +46,15 @@ Refuse = Callable[[str], RecordDict]
 """The content of the answer to a run whose bundle is refused; gets the reason."""
 
 
-@dataclass(frozen=True)
+PATIENCE = (30.0, 3600.0)
+"""Seconds to wait for the content of a message: the first time, and at most after waits that were in vain."""
+
+
+class _NoContentError(Exception):
+    """The content of a message has not come in time."""
+
+
+@dataclass
 class Executor:
     """The owner's executor.
 
@@ -52,6 +64,9 @@ class Executor:
         pinned: SHA-256 of the one bundle under which anything is run.
         app: gives what is run; called when the first task is here.
         refuse: says no.
+        patience: seconds for which the content of a message is waited for. Where a run ends while a SuperNode
+            receives a message, flwr 1.41 leaves a task whose content never comes; what lies behind it must
+            not wait forever. Doubled after each wait in vain, for slow cables.
     """
 
     address: str
@@ -59,6 +74,7 @@ class Executor:
     pinned: str
     app: Callable[[], ClientApp]
     refuse: Refuse
+    patience: float = PATIENCE[0]
 
     def take_one(self) -> bool:
         """Do the next task, if there is one; returns whether there was.
@@ -83,14 +99,32 @@ class Executor:
         heartbeat = HeartbeatSender(lambda: _beat(client))
         heartbeat.start()
         try:
-            message, context, _run, bundle = pull_task_input(client)
+            message, context, _run, bundle = self._pulled(client)
             reply, problem = self._answer(message, context, bundle.content)
             push_message(client, reply, context)
             outcome = SubStatus.FAILED if problem else SubStatus.COMPLETED
             push_task_output(client, context, outcome, problem)
+        except _NoContentError:
+            log.warning("a message had no content for %.0f seconds; its task is given up", self.patience)
+            self.patience = min(2 * self.patience, PATIENCE[1])
         finally:
             heartbeat.stop()
             client.close()
+
+    def _pulled(self, client: RuntimeHttpClient) -> tuple[Message, Context, Run, Fab]:
+        until = time.monotonic() + self.patience
+        pull = client.PullObject
+
+        def in_time(request: PullObjectRequest) -> PullObjectResponse:
+            response = pull(request)
+            if response.object_found and not response.object_available and time.monotonic() > until:
+                raise _NoContentError
+            return response
+
+        vars(client)["PullObject"] = in_time  # in front of the class's
+        task = pull_task_input(client)
+        self.patience = PATIENCE[0]
+        return task
 
     def _answer(self, message: Message, context: Context, bundle: bytes) -> tuple[Message, str]:
         """The reply, and what went wrong."""

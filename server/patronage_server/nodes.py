@@ -5,7 +5,7 @@ Who an answer is from in truth is what the statement in it is signed by; that is
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -23,6 +23,9 @@ POLL_SECONDS = (0.2, 0.9)
 MORE_SECONDS = 2
 FIRST_PAUSE = 5
 """Seconds before a node that failed is asked for the second time."""
+
+SILENCE, SILENCE_IN_TRAINING = 60, 600
+"""Seconds after which a silent node is asked for the second time."""
 
 Requests: TypeAlias = Mapping[int, Mapping[str, bytes]]
 """Node to the byte strings of its request."""
@@ -67,9 +70,10 @@ class Nodes:
     ) -> Iterator[Answer]:
         """Send each node its request; yield answers as they come, until all have come or the deadline passes.
 
-        A node that was lost, or whose app crashed, is asked again, after pauses that double; if it has given
-        no answer when the deadline passes, its last failure is yielded. What an owner itself answers, be it
-        a problem in words, is final.
+        A node that was lost, whose app crashed, or that is silent is asked again, after pauses that double;
+        if it has given no answer when the deadline passes, its last failure is yielded. What an owner itself
+        answers, be it a problem in words, is final. Silence may mean a lost message: a SuperNode drops one
+        whose content it could not fetch, without a word. Owners answer a question twice in the same way.
 
         Args:
             action: one of `wire.Action`.
@@ -79,79 +83,111 @@ class Nodes:
             until: the last second that is waited for, looked at all the time; the deadline if left out.
         """
         until = until or (lambda: deadline)
-        asked: dict[str, int] = {}
-        wanted = dict(requests)
-        failures: dict[int, _Failure] = {}
+        talk = _Conversation(self, action, deadline)
+        talk.ask(requests)
         last = self.clock.now()
         look = last + MORE_SECONDS
-        self._push(action, wanted, asked, deadline)
-        while (asked or failures) and self.clock.now() <= until():
-            replies = list(self.grid.pull_messages(list(asked))) if asked else []
-            for reply in replies:
-                node = asked.pop(reply.metadata.reply_to_message_id, None)
-                if node is None:
-                    continue
-                answer = _answer(node, reply)
-                if reply.has_error():
-                    failures[node] = _Failure.after(failures.get(node), answer, self.clock.now())
-                else:
-                    failures.pop(node, None)
-                    yield answer
+        while talk.open and self.clock.now() <= until():
+            came = talk.pull()
+            yield from came
             now = self.clock.now()
-            again = {node: wanted[node] for node, failure in failures.items() if failure.due(now)}
             if more is not None and now >= look:
                 look = now + MORE_SECONDS
-                new = dict(more())
-                wanted |= new
-                again |= new
-            for node in again.keys() & failures.keys():
-                failures[node] = replace(failures[node], at=None)
-            self._push(action, again, asked, deadline)
-            if not replies:
-                self.clock.sleep(_pause(now - last) if asked else _until_next(failures, now, until()))
-            else:
+                talk.ask(more())
+            talk.ask_again()
+            if came:
                 last = now
-        yield from (failure.answer for failure in failures.values())
+            else:
+                self.clock.sleep(_pause(now - last) if talk.on_the_way else talk.until_next(until()))
+        yield from talk.failures
 
-    def _push(self, action: str, requests: Requests, asked: dict[str, int], deadline: int) -> None:
-        seconds = float(max(1, deadline - self.clock.now()))
+
+@dataclass
+class _Open:
+    """A node that has given no answer of its own: its request, and the second at which it is sent again."""
+
+    fields: Mapping[str, bytes]
+    silence: int
+    again: int
+    pause: int = FIRST_PAUSE
+    failure: Answer | None = None
+
+
+class _Conversation:
+    """One request to each of some nodes, and what has come of it.
+
+    Attributes:
+        open: the nodes without an answer of their own.
+        on_the_way: the messages that may still be answered, and the node of each.
+    """
+
+    def __init__(self, nodes: Nodes, action: str, deadline: int) -> None:
+        self._nodes, self._action, self._deadline = nodes, action, deadline
+        self.open: dict[int, _Open] = {}
+        self.on_the_way: dict[str, int] = {}
+
+    def ask(self, requests: Requests) -> None:
+        silence = SILENCE_IN_TRAINING if self._action == Action.TRAIN else SILENCE
         for node, fields in requests.items():
-            message = Message(
-                RecordDict({RECORD: ConfigRecord(dict(fields))}),
-                node,
-                f"{CATEGORY.get(action, MessageType.QUERY)}.{action}",
-                ttl=seconds,
-            )
-            asked |= dict.fromkeys(self.grid.push_messages([message]), node)
+            self.open[node] = _Open(fields, silence, self._nodes.clock.now() + silence)
+            self._push(node)
 
+    def ask_again(self) -> None:
+        """Those that failed a while ago, and those that are silent: a message may have been lost."""
+        now = self._nodes.clock.now()
+        for node, one in self.open.items():
+            if now >= one.again:
+                one.silence *= 2
+                one.again = now + one.silence
+                self._push(node)
 
-@dataclass(frozen=True)
-class _Failure:
-    """A node without an answer of its own: what it gave instead, and when it is asked again."""
+    def pull(self) -> list[Answer]:
+        """The answers that have come; a node that answered is asked no more."""
+        replies = self._nodes.grid.pull_messages(list(self.on_the_way)) if self.on_the_way else ()
+        found: list[Answer] = []
+        for reply in replies:
+            node = self.on_the_way.pop(reply.metadata.reply_to_message_id, None)
+            if node is None or node not in self.open:
+                continue
+            answer = _answer(node, reply)
+            if reply.has_error():
+                self._failed(self.open[node], answer)
+                continue
+            found.append(answer)
+            del self.open[node]
+            self.on_the_way = {message: other for message, other in self.on_the_way.items() if other != node}
+        return found
 
-    answer: Answer
-    pause: int
-    at: int | None
+    @property
+    def failures(self) -> list[Answer]:
+        """The last failure of each node that failed and never answered."""
+        return [one.failure for one in self.open.values() if one.failure is not None]
 
-    @classmethod
-    def after(cls, before: "_Failure | None", answer: Answer, now: int) -> "_Failure":
-        pause = FIRST_PAUSE if before is None else 2 * before.pause
-        return cls(answer, pause, now + pause)
+    def until_next(self, deadline: int) -> float:
+        """Seconds until somebody is asked again, or until the deadline has passed."""
+        return float(
+            max(1, min([*(one.again for one in self.open.values()), deadline + 1]) - self._nodes.clock.now())
+        )
 
-    def due(self, now: int) -> bool:
-        return self.at is not None and now >= self.at
+    def _failed(self, one: _Open, answer: Answer) -> None:
+        one.failure = answer
+        one.again = self._nodes.clock.now() + one.pause
+        one.pause *= 2
+
+    def _push(self, node: int) -> None:
+        message = Message(
+            RecordDict({RECORD: ConfigRecord(dict(self.open[node].fields))}),
+            node,
+            f"{CATEGORY.get(self._action, MessageType.QUERY)}.{self._action}",
+            ttl=float(max(1, self._deadline - self._nodes.clock.now())),
+        )
+        self.on_the_way |= dict.fromkeys(self._nodes.grid.push_messages([message]), node)
 
 
 def _pause(waited: int) -> float:
     """Seconds until the next look: a training of hours is not asked after five times a second."""
     least, most = POLL_SECONDS
     return min(most, max(least, waited / 20))
-
-
-def _until_next(failures: Mapping[int, _Failure], now: int, deadline: int) -> float:
-    """Seconds until somebody is asked again, or until the deadline has passed."""
-    times = [failure.at for failure in failures.values() if failure.at is not None]
-    return float(max(1, min([*times, deadline + 1]) - now))
 
 
 def _answer(node: int, reply: Message) -> Answer:

@@ -26,7 +26,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeState, NodeStateFactory
 
-from patronage_client.executor import Executor
+from patronage_client.executor import PATIENCE, Executor
 from patronage_protocol.canonical import sha256
 from patronage_server.bundle import BUNDLE, CONFIGURATION
 
@@ -64,22 +64,24 @@ def runtime_api(state: NodeStateFactory) -> Iterator[str]:
         thread.join()
 
 
-def hand_in(factory: NodeStateFactory, bundle: bytes) -> None:
+def hand_in(factory: NodeStateFactory, bundle: bytes, *, number: int = RUN, content: bool = True) -> None:
     """What a SuperNode does with a message that it has pulled."""
-    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN, 1, 1
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = number, 1, 1
     message = Message(RecordDict({"say": ConfigRecord({"word": "hello"})}), NODE, "query.echo")
     message.metadata.__dict__["_message_id"] = message.object_id
     digest = hashlib.sha256(bundle).hexdigest()
-    run = Run.create_empty(RUN)
-    run.fab_hash, run.series_id = digest, 1
+    run = Run.create_empty(number)
+    run.fab_hash, run.series_id = digest, number
     state, store = factory.state(), factory.objectstore_factory.store()
     state.set_node_id(NODE)
-    state.set_run_series_context(1, Context(RUN, NODE, {}, RecordDict(), {}, series_id=1))
+    state.set_run_series_context(number, Context(number, NODE, {}, RecordDict(), {}, series_id=number))
     state.store_run(run)
     state.store_fab(Fab(digest, bundle, {}))
-    assert state.create_task(task_type=TaskType.CLIENT_APP, run_id=RUN, fab_hash=digest) is not None
-    store.preregister(RUN, get_object_tree(message))
+    assert state.create_task(task_type=TaskType.CLIENT_APP, run_id=number, fab_hash=digest) is not None
+    store.preregister(number, get_object_tree(message))
     state.store_message(message)
+    if not content:
+        return
     for name, part in get_all_nested_objects(message).items():
         store.put(name, part.deflate())
 
@@ -189,6 +191,23 @@ def test_an_app_that_crashes_is_answered_with_an_error(state: NodeStateFactory) 
         pinned = sha256(BUNDLE)
         assert Executor(address=address, secret=SECRET, pinned=pinned, app=crash, refuse=refusal).take_one()
     assert reply_of(state.state()).error.reason == "MemoryError: no room for the model"
+
+
+def test_a_message_whose_content_never_comes_holds_nobody_up(
+    state: NodeStateFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that ended while its message was received; the next run's message is behind it."""
+    with runtime_api(state) as address:
+        hand_in(state, BUNDLE, number=RUN, content=False)
+        hand_in(state, BUNDLE, number=RUN + 1)
+        ours = executor(address)
+        ours.patience = 1.5
+        assert ours.take_one()
+        assert "a message had no content for 2 seconds; its task is given up" in caplog.messages
+        assert ours.patience == 3.0
+        assert ours.take_one()
+        assert ours.patience == PATIENCE[0]
+    assert content_of(state).config_records["say"]["word"] == "installed"
 
 
 def test_only_who_knows_the_secret_gets_a_task(state: NodeStateFactory) -> None:

@@ -12,7 +12,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from patronage_protocol.wire import RECORD, Action, Field
-from patronage_server.nodes import FIRST_PAUSE, Nodes
+from patronage_server.nodes import FIRST_PAUSE, SILENCE, SILENCE_IN_TRAINING, Nodes
 
 LOST = Error(ErrorCode.NODE_UNAVAILABLE, "node unavailable")
 
@@ -146,6 +146,43 @@ def test_a_silent_node_is_waited_for_until_the_deadline() -> None:
     grid = ScriptedGrid({1: [], 2: [b"two"]})
     assert ask(grid, 1, 2) == [(2, b"two", "")]
     assert 1100 < grid.clock.now() <= 1102
+
+
+@dataclass
+class LosingGrid(ScriptedGrid):
+    """Loses the first `lost` messages on their way; delays the answer to the others."""
+
+    lost: int = 0
+    delay: int = 0
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        now = self.clock.now()
+        arrived = [
+            name
+            for name in message_ids
+            if int(name[1:]) >= self.lost and now >= self.asked[int(name[1:])][1] + self.delay
+        ]
+        return super().pull_messages(arrived)
+
+
+@pytest.mark.parametrize(
+    ("action", "silence"), [(Action.COSIGN, SILENCE), (Action.TRAIN, SILENCE_IN_TRAINING)]
+)
+def test_a_request_that_was_lost_on_the_way_is_sent_again(action: str, silence: int) -> None:
+    grid = LosingGrid({1: [b"one"]}, lost=2)
+    (answer,) = Nodes(grid, grid.clock).ask(action, {1: {}}, deadline=10_000)
+    assert (answer.node, answer.statement) == (1, b"one")
+    times = [time for _, time in grid.asked]
+    assert [later - earlier for earlier, later in pairwise(times)] == pytest.approx(
+        [silence, 2 * silence], abs=2
+    )
+
+
+def test_an_answer_to_an_earlier_sending_counts_and_counts_once() -> None:
+    grid = LosingGrid({1: [b"first", b"second"]}, delay=SILENCE + 5)
+    answers = Nodes(grid, grid.clock).ask(Action.COSIGN, {1: {}}, deadline=10_000)
+    assert [answer.statement for answer in answers] == [b"first"]
+    assert len(grid.asked) == 2
 
 
 @pytest.mark.parametrize("silent", [True, False])
