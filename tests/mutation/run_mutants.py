@@ -62,6 +62,7 @@ COMPARISONS |= {"Gt_GtE", "Gt_LtE", "GtE_Gt", "GtE_Lt", "In_NotIn", "NotIn_In", 
 """One or two replacements for each sign; `|` stands in types alone."""
 
 REFUSALS = {
+    "refuse",
     "_refuse",
     "_refused",
     "self._refused",
