@@ -30,6 +30,9 @@ __all__ = ["TARGET_ERROR", "TARGET_PEARSON", "Findings", "RuleFinding", "estimat
 
 Array = NDArray[np.float64]
 TARGET_ERROR, TARGET_PEARSON = 0.10, 0.99
+RETRAINED_ELSEWHERE = "retrained elsewhere"
+"""Not a rule: what is known of a seed by retraining every coalition with the others. To be nearer is luck."""
+
 REPLICATES = 2000
 LEVEL = 0.95
 
@@ -40,7 +43,7 @@ class RuleFinding:
 
     Attributes:
         rule: its name.
-        trainings: how many, in words: `n`, or `n + 1`.
+        trainings: how many, in words: `n`, `n + 1`, or `2^n`.
         seeds: agreement with the truth of the same seed, by seed; a rule may be measured for some alone.
         error: mean over the seeds of the relative error.
         lower: bootstrap bound of `error`, prompts of the held-out pairs drawn anew.
@@ -126,6 +129,21 @@ def estimates(seed: SeedMargins, sizes: tuple[int, ...]) -> dict[str, tuple[str,
     return found
 
 
+def _retrained_elsewhere(seeds: Mapping[int, SeedMargins]) -> dict[int, Array]:
+    """What training by itself tells of each seed.
+
+    Single owners and the grand coalition are those of the seed; every other coalition has the mean margins
+    that it was trained to with the other seeds.
+    """
+    found: dict[int, Array] = {}
+    for seed, own in seeds.items():
+        margins = np.mean([other.union for number, other in seeds.items() if number != seed], axis=0)
+        known = [0, *(1 << i for i in range(len(own.solo))), len(margins) - 1]
+        margins[known] = own.union[known]
+        found[seed] = margins
+    return found
+
+
 def _under(study: StudyMargins, utility: Utility, bootstrap_seed: int) -> Findings:
     def shares(margins: Array) -> Array:
         return shares_of(margins, utility, scale_bits=study.scale_bits)
@@ -135,6 +153,9 @@ def _under(study: StudyMargins, utility: Utility, bootstrap_seed: int) -> Findin
 
     truths = {seed: shares(margins.union) for seed, margins in study.seeds.items()}
     by_seed = {seed: estimates(margins, study.sizes) for seed, margins in study.seeds.items()}
+    if len(study.seeds) > 1:
+        for seed, margins in _retrained_elsewhere(study.seeds).items():
+            by_seed[seed][RETRAINED_ELSEWHERE] = "2^n", margins
     named = {name: found[name][0] for found in by_seed.values() for name in found}
     parts = tuple(parts_of(study, shares, truths, drawn))
     return Findings(

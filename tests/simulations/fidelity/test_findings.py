@@ -10,6 +10,7 @@ from patronage_simulations.fidelity import rules
 from patronage_simulations.fidelity.figure import figure
 from patronage_simulations.fidelity.findings import Findings, find
 from patronage_simulations.fidelity.margins import SeedMargins, StudyMargins
+from patronage_simulations.fidelity.measures import shares_of
 from patronage_simulations.fidelity.tables import markdown
 
 SOLO = np.abs(np.random.default_rng(3).normal(size=(3, 12))) * np.array([[0.1], [0.3], [0.6]])
@@ -51,6 +52,18 @@ def test_a_mean_misses_where_margins_add_up() -> None:
     mean = next(rule for rule in found.rules if rule.rule == "policy:mean")
     assert mean.error > 0.3
     assert not mean.reaches_target
+
+
+def test_what_other_seeds_tell_keeps_the_owners_and_the_grand_coalition_of_ones_own() -> None:
+    other = ADDITIVE * 1.5
+    found = sigmoid(find(study(ADDITIVE, other)))
+    rule = next(rule for rule in found.rules if rule.rule == "retrained elsewhere")
+    margins = other.copy()
+    known = [0, 1, 2, 4, 7]
+    margins[known] = ADDITIVE[known]
+    truth, expected = (shares_of(one, "sigmoid", scale_bits=20).mean(axis=1) for one in (ADDITIVE, margins))
+    assert rule.seeds[0].error == pytest.approx(np.linalg.norm(expected - truth) / np.linalg.norm(truth))
+    assert "retrained elsewhere" not in [one.rule for one in sigmoid(find(study(ADDITIVE))).rules]
 
 
 def test_truths_that_differ_by_their_seed_alone_give_the_seed_noise() -> None:
