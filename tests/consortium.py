@@ -25,8 +25,9 @@ from patronage_protocol.witnessing import witness_policy
 
 Keys = Callable[[str], PrivateKey]
 ORIGIN = "operator/orchard"
-OWNERS = ("ash", "birch")
-SCENARIO = Scenario({"ash": Quality(), "birch": Quality((0.1, 0.8, 0.2, 0.6))}, pairs=16)
+OWNERS = ("ash", "quince")
+"""One before the operator in the alphabet, and one behind it."""
+SCENARIO = Scenario({"ash": Quality(), "quince": Quality((0.1, 0.8, 0.2, 0.6))}, pairs=16)
 
 
 def new_key(name: str) -> PrivateKey:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from patronage_protocol import pkcs8
-from patronage_protocol.entries import Paid, decode_entry
+from patronage_protocol.entries import KeyRevoked, KeyRotated, Paid, decode_entry
 from patronage_protocol.envelopes import Envelope, seal
 from patronage_protocol.errors import PatronageError
 from patronage_protocol.evidence import (
@@ -29,7 +29,7 @@ from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
 from patronage_protocol.ledger.equivocation import EquivocationProof
 from patronage_protocol.ledger.notes import Note, VerifierKey, parse_signatures
 from patronage_protocol.ledger.receipts import Receipt
-from patronage_protocol.ledger.rotation import Revocation, Rotation, rotate
+from patronage_protocol.ledger.rotation import Revocation, Rotation, revoke, rotate
 from patronage_protocol.ledger.tiles import Tile, bundle, parse_bundle
 from patronage_protocol.ledger.trust import TrustPolicy, flat_policy
 from patronage_protocol.ledger.witness import AddCheckpoint
@@ -115,16 +115,14 @@ def check(case: bytes) -> bool:
 
 
 def seeds() -> list[bytes]:
-    """One valid input for every parser, as a case."""
+    """A valid input for every parser, and entries with statements about keys beside, as cases."""
     head = Checkpoint("log.example", 3, bytes(range(32)))
     witness = Ed25519Cosigner("w.example", TWO)
     note = head.sign(ONE).note.with_signatures(witness.cosign(head, 1_700_000_000))
     signed = SignedCheckpoint(head, note)
     policy = flat_policy(VerifierKey.ed25519("log.example", ONE.public), [witness.verifier], faulty=0)
     rotation = rotate("log.example", "log", 3, ONE, TWO)
-    revocation = Revocation(
-        schema_version=1, origin="log.example", party="log", size=3, key=ONE.public.text, reason="lost"
-    )
+    revocation = revoke("log.example", "log", 3, ONE, "lost")
     hashes = (bytes(32), bytes(range(32)))
     header = EvidenceHeader(
         players=("ann", "bob"),
@@ -161,7 +159,7 @@ def seeds() -> list[bytes]:
         "envelope": seal("application/x", b"{}", ONE).countersign(TWO).encode(),
         "equivocation proof": EquivocationProof.of(signed, signed, hashes, [rotation]).encode(),
         "rotation": rotation.unverified_payload,
-        "revocation": revocation.encode(),
+        "revocation": revocation.unverified_payload,
         "tile path": b"tile/entries/x001/x234/067.p/8",
         "bundle": b"\x02" + bundle([b"a", b"bc"]),
         "base64": b"AAECAw==",
@@ -177,4 +175,11 @@ def seeds() -> list[bytes]:
         "manifest": (VECTORS / "manifest.json").read_bytes(),
         "opening of a held-out pair": HeldOutSet((pair, pair), bytes(32)).open(1).encode(),
     }
-    return [bytes([number]) + values[name] for number, (name, _) in enumerate(PARSERS)]
+    rotated = KeyRotated(time=1_800_000_000, party="log", statement=rotation)
+    revoked = KeyRevoked(time=1_800_000_000, party="log", statement=revocation)
+    others = {"entry": (rotated.encode(), revoked.encode())}
+    return [
+        bytes([number]) + value
+        for number, (name, _) in enumerate(PARSERS)
+        for value in (values[name], *others.get(name, ()))
+    ]

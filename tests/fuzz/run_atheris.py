@@ -4,7 +4,7 @@ own:
     python -m venv FUZZ && FUZZ/bin/pip install atheris && FUZZ/bin/pip install -e .
     nice FUZZ/bin/python tests/fuzz/run_atheris.py CORPUS -max_total_time=600 -max_len=4096
 
-CORPUS is a folder; it is filled with one valid input for every parser. A case that breaks something is
+CORPUS is a folder; it is filled with valid inputs for every parser. A case that breaks something is
 written to the working folder; move it to tests/vectors/fuzz once it is fixed.
 """
 

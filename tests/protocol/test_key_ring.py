@@ -24,7 +24,7 @@ from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.ledger.publish import publish
 from patronage_protocol.ledger.rotation import ROTATION_TYPE, Rotation, read_change, revoke, rotate
 from patronage_protocol.ledger.stored_tree import nodes_of_leaves
-from patronage_protocol.manifest import Party
+from patronage_protocol.manifest import Manifest, Party
 from patronage_protocol.rounds import Phase, Round, follow
 from patronage_protocol.verify import verify_ledger, verify_receipt
 from patronage_protocol.witnessing import witness_policy
@@ -72,10 +72,10 @@ HOSTILE: dict[str, tuple[str, Callable[[Consortium], tuple[str, Envelope]]]] = {
         "rotate §place",
         lambda c: ("ash", c.rotation("ash", NEW, origin="operator/other")),
     ),
-    "for another party": ("rotate §place", lambda c: ("ash", c.rotation("birch", NEW))),
-    "by somebody else's key": ("rotate §key", lambda c: ("ash", c.rotation("ash", NEW, old=c.key("birch")))),
+    "for another party": ("rotate §place", lambda c: ("ash", c.rotation("quince", NEW))),
+    "by somebody else's key": ("rotate §key", lambda c: ("ash", c.rotation("ash", NEW, old=c.key("quince")))),
     "to its own key": ("rotate §fresh", lambda c: ("ash", c.rotation("ash", c.key("ash")))),
-    "to the key of another": ("rotate §fresh", lambda c: ("ash", c.rotation("ash", c.key("birch")))),
+    "to the key of another": ("rotate §fresh", lambda c: ("ash", c.rotation("ash", c.key("quince")))),
     "to the operator's key": ("rotate §fresh", lambda c: ("ash", c.rotation("ash", c.key("operator")))),
     "a revocation": (
         "rotate §statement",
@@ -94,6 +94,12 @@ def test_a_change_that_is_not_the_holders_word_is_refused(consortium: Consortium
     assert consortium.play.rounds is before
 
 
+def test_a_rotation_in_an_entry_that_revokes_is_refused(consortium: Consortium) -> None:
+    consortium.round().ended()
+    with pytest.raises(RemoteProtocolError, match="revoke §statement"):
+        consortium.take(KeyRevoked, "ash", consortium.rotation("ash", NEW))
+
+
 def test_a_key_that_was_given_up_is_never_anybodys_again(consortium: Consortium) -> None:
     consortium.round().ended()
     old, first = consortium.key("ash"), consortium.rotation("ash", NEW)
@@ -104,7 +110,7 @@ def test_a_key_that_was_given_up_is_never_anybodys_again(consortium: Consortium)
     with pytest.raises(RemoteProtocolError, match="rotate §fresh"):
         consortium.rotate("ash", old)
     with pytest.raises(RemoteProtocolError, match="rotate §fresh"):
-        consortium.rotate("birch", old)
+        consortium.rotate("quince", old)
     low = Rotation(
         schema_version=1,
         origin=ORIGIN,
@@ -122,9 +128,9 @@ def test_the_next_round_names_the_keys_that_count(consortium: Consortium) -> Non
     consortium.rotate("ash", NEW).rotate("operator", new_key("operator 2"))
     stranger = Party(name="cedar", key=old.public.text)
     wrong: dict[str, Any] = {
-        "the old key": {"owners": (Party(name="ash", key=old.public.text), consortium.party("birch"))},
+        "the old key": {"owners": (Party(name="ash", key=old.public.text), consortium.party("quince"))},
         "a key out of nowhere": {
-            "owners": (consortium.party("ash"), Party(name="birch", key=new_key("x").public.text))
+            "owners": (consortium.party("ash"), Party(name="quince", key=new_key("x").public.text))
         },
         "a key that was given up": {"owners": (*map(consortium.party, OWNERS), stranger)},
         "another operator": {"operator": Party(name="operators", key=consortium.key("operator").public.text)},
@@ -172,6 +178,38 @@ def test_a_revoked_owner_comes_back_with_a_key_that_was_never_used(consortium: C
     consortium.round()
     assert consortium.state.phase is Phase.FINAL
     assert consortium.state.keys.retired(consortium.first("ash").public.keyid)
+
+
+@pytest.mark.parametrize("name", ["mallory", "zoe"])
+def test_a_ledger_has_one_operator(consortium: Consortium, name: str) -> None:
+    consortium.round().ended()
+    stranger = Party(name=name, key=NEW.public.text)
+    play = consortium.begin(operator=stranger)
+    play.keys = lambda party: (
+        NEW if party == "operator" else consortium.key(party)
+    )  # whose name Play signs under
+    with pytest.raises(
+        RemoteProtocolError, match=f"open §keys: expected the operator operator .* got {name}"
+    ):
+        play._open()
+
+
+def test_an_operator_that_revoked_its_key_does_not_come_back_with_another(consortium: Consortium) -> None:
+    consortium.round().ended().revoke("operator")
+    consortium.keys["operator"] = NEW
+    with pytest.raises(RemoteProtocolError, match="got one whose key was revoked"):
+        consortium.begin()._open()
+
+
+def test_a_key_speaks_from_the_entry_that_names_it(
+    manifest_of: Callable[..., Manifest], key_of: Keys
+) -> None:
+    """The operator's from the empty ledger on, an owner's from the first head with its `open` on."""
+    ring = KeyRing().admit(manifest_of("ash", "quince"), 0).admit(manifest_of("ash", "cedar", round=2), 40)
+    assert ring.log.key_at(0) == key_of("operator").public
+    for owner, first in (("ash", 1), ("quince", 1), ("cedar", 41)):
+        speaks = [ring.histories[owner].key_at(size) for size in (first - 1, first, 99)]
+        assert speaks == [None, key_of(owner).public, key_of(owner).public]
 
 
 def test_nothing_follows_the_operators_revocation(consortium: Consortium, tmp_path: Path) -> None:
@@ -349,7 +387,7 @@ def test_no_order_of_changes_gives_anybody_a_key_that_it_did_not_choose(consorti
 
 
 def test_entries_of_keys_are_read_back_as_they_were_written(consortium: Consortium) -> None:
-    consortium.round().ended().rotate("ash", NEW).revoke("birch")
+    consortium.round().ended().rotate("ash", NEW).revoke("quince")
     blobs: Mapping[str, bytes] = consortium.play.blobs
     rounds: tuple[Round, ...] = ()
     for entry in consortium.entries():

@@ -141,6 +141,16 @@ def test_per_unit_pays_a_price_and_refunds_the_rest(payout_terms: Terms) -> None
     assert (capped.payments[0].amount, capped.refund) == (100_000, 0)
 
 
+def test_prices_that_come_to_the_budget_exactly_are_paid_as_prices(payout_terms: Terms) -> None:
+    """Split in proportion, cy's 0.9 of a unit would round up and take one from dee, who is priced at 3."""
+    tenths = {"ann": 19, "bob": 19, "cy": 9, "dee": 31}
+    shares = shares_of({owner: part * ONE // 100 for owner, part in tenths.items()}, detectable=0)
+    terms = payout_terms(policy="per_unit", unit_price=10, budget=5)
+    settlement = settle(terms, shares, seed=SEED, excluded={})
+    assert [payment.amount for payment in settlement.payments] == [1, 1, 0, 3]
+    assert settlement.refund == 0
+
+
 @pytest.mark.parametrize(
     ("shares", "reason"),
     [
@@ -164,6 +174,13 @@ def test_nobody_owes_a_unit_more_than_its_bond(payout_terms: Terms) -> None:
     for bond, owed in ((20_001, 20_000), (20_000, 20_000), (19_999, 19_999), (1, 1)):
         settlement = settle(payout_terms(policy="signed", bond=bond), shares, seed=SEED, excluded={})
         assert by_owner(settlement.payments)["cy"] == (-owed, "share")
+
+
+def test_who_owes_its_bond_exactly_changes_nothing_for_the_others(payout_terms: Terms) -> None:
+    """3/7, 9/7 and -5/7 of one unit: down to 0, 1 and -1, and the unit left over to the largest remainder."""
+    shares = shares_of({"ann": 3, "bob": 9, "cy": -5}, detectable=0)
+    settlement = settle(payout_terms(policy="signed", bond=1, budget=1), shares, seed=SEED, excluded={})
+    assert [payment.amount for payment in settlement.payments] == [1, 1, -1]
 
 
 def test_signed_shares_with_a_sum_of_one_unit_are_paid(payout_terms: Terms) -> None:

@@ -86,6 +86,8 @@ def test_more_owners_than_can_be_enumerated_are_refused(manifest_of: Callable[..
     assert manifest_of(*names[:10], game=merged()).game.composition == "merged"
     with pytest.raises(ValidationError, match="at most 10 owners"):
         manifest_of(*names, game=merged())
+    ten = CoalitionEvidence.from_margins(header(10, 1), np.ones((1023, 1)))
+    assert CoalitionEvidence.decode(ten.encode()).digest == ten.digest
     with pytest.raises(FormatError, match="at most 10 players"):
         CoalitionEvidence.decode(header(11, 1).encode() + b"\n")
 
@@ -99,7 +101,13 @@ def test_files_of_another_size_or_without_sense_are_refused() -> None:
     least = (-(2**31)).to_bytes(4, "little", signed=True)
     with pytest.raises(FormatError, match="margins within"):
         CoalitionEvidence.decode(data[:-4] + least)
-    with pytest.raises(UsageError, match="margins of 3 coalitions, got 4"):
-        CoalitionEvidence.from_margins(header(2), np.ones((4, PAIRS)))
+    last = (1 - 2**31).to_bytes(4, "little", signed=True)
+    assert CoalitionEvidence.decode(data[:-4] + last).coalitions[3, -1] == 1 - 2**31
+    unsorted = header(2).model_copy(update={"players": ("owner-01", "owner-00")})
+    with pytest.raises(FormatError, match="distinct players in sorted order"):
+        CoalitionEvidence.decode(unsorted.encode() + b"\n" + data.partition(b"\n")[2])
+    for rows in (2, 4):
+        with pytest.raises(UsageError, match=f"margins of 3 coalitions, got {rows}"):
+            CoalitionEvidence.from_margins(header(2), np.ones((rows, PAIRS)))
     with pytest.raises(UsageError):
         CoalitionEvidence.from_margins(header(2), np.full((3, PAIRS), np.nan))

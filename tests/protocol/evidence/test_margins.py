@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from patronage_protocol.errors import FormatError, UsageError
-from patronage_protocol.evidence import EvidenceHeader, MarginEvidence
+from patronage_protocol.evidence import EvidenceHeader, MarginEvidence, SliceColumns
 from patronage_protocol.fixed_point import int32_matrix, to_fixed, to_float
 
 
@@ -91,9 +91,23 @@ def test_no_player_is_there_twice_whatever_stands_between() -> None:
 
 def test_a_byte_more_or_less_is_refused() -> None:
     data = MarginEvidence.from_margins(header(), MARGINS).encode()
-    for broken in (data[:-1], data + b"\0", data.replace(b"\n", b"", 1), b""):
-        with pytest.raises(FormatError):
+    for broken in (data[:-1], data + b"\0"):
+        with pytest.raises(FormatError, match="24 bytes of int32 numbers after the header"):
             MarginEvidence.decode(broken)
+    for broken in (data.replace(b"\n", b"", 1), header().encode(), b""):
+        with pytest.raises(FormatError, match=f"a header, a line feed, and numbers, got {len(broken)} bytes"):
+            MarginEvidence.decode(broken)
+
+
+def test_one_pair_that_is_nobodys_slice_is_enough_and_none_is_not() -> None:
+    """The slice may be of an owner that is no player: then everybody is scored on it."""
+    for owner, seen in (("ann", [True, False, False]), ("zed", [True, True, True])):
+        apart = header(clusters=(0, 1, 2), slices=(SliceColumns(owner=owner, first=1, pairs=2),))
+        scored = MarginEvidence.from_margins(apart, MARGINS).scored
+        assert scored.tolist() == [seen, [True, True, True]]
+    whole = header(clusters=(0, 1, 2), slices=(SliceColumns(owner="ann", first=0, pairs=3),))
+    with pytest.raises(FormatError, match="at the end"):
+        MarginEvidence.from_margins(whole, MARGINS)
 
 
 def test_the_one_integer_without_a_positive_twin_is_refused() -> None:

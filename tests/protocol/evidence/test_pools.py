@@ -16,6 +16,7 @@ from patronage_protocol.shares import Shares, check_shares, compute_shares
 from patronage_protocol.valuation.pools import CandidatePools
 
 Manifests = Callable[..., Manifest]
+REWARDS = np.zeros((2, 3, 4))
 
 
 def header(**changes: Any) -> PoolHeader:
@@ -85,15 +86,40 @@ def test_bytes_that_are_no_pools_are_refused(broken: bytes) -> None:
     [
         ({"players": ("bob", "ann")}, "sorted order"),
         ({"adapters": ("0a" * 32,)}, "adapter digest a player"),
+        ({"adapters": ("0a" * 32,) * 3}, "adapter digest a player"),
         ({"sources": (0, 1, 2)}, "indices of labels"),
+        ({"sources": (0, -1, 1)}, "indices of labels"),
+        ({"size": 3}, "every player, prompt and candidate"),
         ({"objectives": ("kind", "kind")}, "distinct objectives"),
         ({"size": 5}, "every player, prompt and candidate"),
-        ({"from_base": 9}, "than there are"),
+        ({"from_base": 5}, "than there are"),
     ],
 )
 def test_a_header_that_does_not_fit_is_refused(change: dict[str, Any], problem: str) -> None:
     with pytest.raises(FormatError, match=problem):
         evidence(**change)
+    if "size" not in change:  # from bytes too, where the header alone says how many numbers there are
+        forged = PoolEvidence(header(**change), evidence().values)
+        with pytest.raises(FormatError, match=problem):
+            PoolEvidence.decode(forged.encode())
+
+
+def test_no_player_is_there_twice() -> None:
+    """Where the second of three is the first again, the list is below the sorted one."""
+    crowd = header(players=("ann", "ann", "bob"), adapters=("0a" * 32,) * 3)
+    with pytest.raises(FormatError, match="distinct players in sorted order"):
+        PoolEvidence.from_pools(crowd, CandidatePools(np.zeros((3, 3, 4)), np.zeros((3, 4)), 2, REWARDS))
+
+
+def test_every_candidate_may_be_of_the_base_model_and_every_integer_but_one_is_a_number() -> None:
+    assert evidence(from_base=4).header.from_base == 4
+    for value, taken in ((1 - 2**31, True), (-(2**31), False)):
+        published = PoolEvidence(header(), np.full((5, 3, 4), value, dtype=np.int32))
+        if taken:
+            assert (PoolEvidence.decode(published.encode()).values == value).all()
+        else:
+            with pytest.raises(FormatError, match="numbers within"):
+                PoolEvidence.decode(published.encode())
 
 
 def test_a_reward_that_int32_cannot_hold_is_refused_with_its_place() -> None:
@@ -143,6 +169,17 @@ def test_degenerate_pools_pay_nobody_and_name_the_coalition(
     assert to_float(shares.pool.effective) < 2.0
     settlement = settle(payout_terms(policy="clipped"), shares, seed="5e" * 32, excluded={})
     assert (settlement.refund, settlement.refund_reason) == (100_000, "degenerate")
+
+
+def test_pools_of_exactly_the_effective_size_that_is_asked_for_are_not_degenerate(
+    manifest_of: Manifests,
+) -> None:
+    """Owners who change nothing leave all four candidates equally likely."""
+    still = CandidatePools(np.zeros((2, 3, 4)), np.zeros((3, 4)), 2, REWARDS)
+    published = PoolEvidence.from_pools(header(), still)
+    shares = compute_shares(published, manifest_of("ann", "bob", game=game(pool={"min_effective": 4.0})))
+    assert shares.pool is not None
+    assert (to_float(shares.pool.effective), shares.pool.degenerate) == (4.0, False)
 
 
 @pytest.mark.parametrize(

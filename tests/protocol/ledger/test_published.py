@@ -297,6 +297,17 @@ def test_a_bundle_that_does_not_parse_is_named(ledger: Ledger, tmp_path: Path) -
     assert caught.value.where == str(bundle)
 
 
+@pytest.mark.parametrize("name", [CHECKPOINT, "tile/0/000.p/5", "tile/entries/000.p/5"])
+def test_a_file_that_is_too_large_to_be_one_is_refused_unread(
+    ledger: Ledger, tmp_path: Path, name: str
+) -> None:
+    publish(ledger, tmp_path / "out")
+    os.truncate(tmp_path / "out" / name, 2**24 + 2**10)
+    with pytest.raises(VerificationError, match="at most") as refused:
+        read_published(tmp_path / "out")
+    assert refused.value.where == str(tmp_path / "out" / name)
+
+
 def test_a_blob_lies_in_its_own_folder_and_nowhere_deeper(ledger: Ledger, tmp_path: Path) -> None:
     publish(ledger, tmp_path / "out")
     for place in ("blobs/sha256/deeper", "blobs", "tile", "zzz"):

@@ -78,6 +78,16 @@ def test_trust_follows_rotations_and_never_jumps_over_a_revocation() -> None:
     assert back.successor(ONE.public.raw, 10) is None
     assert back.successor(THREE.public.raw, 10) == THREE.public
     assert (rotated.current, back.current) == (None, THREE.public)
+    for stranger in (bytes(32), b"\xff" * 32):
+        assert back.successor(stranger, 6) is None
+
+
+def test_who_came_back_twice_is_not_followed_from_the_second_key_to_the_third() -> None:
+    once = START.follow([(5, revoke(ORIGIN, LOG, 5, ONE, "lost"))]).come_back(TWO.public, since=8)
+    twice = once.follow([(9, revoke(ORIGIN, LOG, 9, TWO, "lost"))]).come_back(THREE.public, since=12)
+    assert twice.successor(TWO.public.raw, 9) == TWO.public
+    assert twice.successor(THREE.public.raw, 12) == THREE.public
+    assert {twice.successor(key.public.raw, 12) for key in (ONE, TWO)} == {None}
 
 
 def test_a_new_key_of_low_order_is_refused() -> None:

@@ -219,6 +219,10 @@ def test_a_trust_file_is_a_policy_or_one_key_alone(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(FormatError):
             read_trust(path)
+    for empty in ("", " \n"):
+        path.write_text(empty)
+        with pytest.raises(FormatError, match="a quorum line, got none"):
+            read_trust(path)
     path.write_text("quorum none\n")
     assert read_trust(path).quorum is None
 

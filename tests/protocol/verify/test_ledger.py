@@ -120,14 +120,14 @@ def changes(consortium: Consortium) -> list[tuple[int, str]]:
 
 
 def test_every_change_of_a_key_is_told_with_its_entry(consortium: Consortium, tmp_path: Path) -> None:
-    consortium.round().ended().rotate("birch", new_key("birch 2")).revoke("ash")
+    consortium.round().ended().rotate("quince", new_key("quince 2")).revoke("ash")
     revoked = consortium.size - 1
     ((rotated, _),) = changes(consortium)
     with consortium.ledger(tmp_path / "ledger.sqlite") as ledger:
         publish(ledger, tmp_path / "ledger")
     verdict = verify_ledger(tmp_path / "ledger")
     assert said(verdict, "keys") == [
-        f"birch's key changed at entry {rotated}, signed by the old key and the new one",
+        f"quince's key changed at entry {rotated}, signed by the old key and the new one",
         f"ash's key revoked at entry {revoked}, signed by itself",
     ]
     assert revoked == rotated + 1
@@ -140,7 +140,7 @@ def led(gone: str, new: str) -> str:
 def test_a_policy_that_was_led_along_rotations_is_told_which_keys_to_renew(rotated: Rotated) -> None:
     operator = VerifierKey.ed25519(ORIGIN, new_key("operator 2").public)
     ash = VerifierKey.cosigner("orchard/ash", NEW.public)
-    quorum = "the policy's quorum: orchard/ash, orchard/birch"
+    quorum = "the policy's quorum: orchard/ash, orchard/quince"
     verdict = verify_ledger(rotated.folder, trust=rotated.first_policy)
     assert said(verdict, "trust") == [
         quorum,

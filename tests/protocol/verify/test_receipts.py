@@ -220,11 +220,11 @@ def test_after_a_rotation_every_receipt_is_held_against_the_keys_of_its_own_head
 def test_trust_is_led_along_the_rotations_of_any_round(consortium: Consortium, tmp_path: Path) -> None:
     policy = witness_policy(consortium.round().state.manifest)
     consortium.ended().round().ended().rotate("operator", new_key("operator 2")).rotate(
-        "birch", new_key("birch 2")
+        "quince", new_key("quince 2")
     ).round()
     with consortium.ledger(tmp_path / "ledger.sqlite") as ledger:
         publish(ledger, tmp_path / "ledger")
     verdict = verify_ledger(tmp_path / "ledger", trust=policy)
     data = receipt(verdict.ledger.entries, payment(consortium), verdict.ledger.signed)
-    assert verify_receipt(data, trust=policy, verdict=verdict).witnesses == ("orchard/ash", "orchard/birch")
+    assert verify_receipt(data, trust=policy, verdict=verdict).witnesses == ("orchard/ash", "orchard/quince")
     assert verify_receipt(data, verdict=verdict).witnesses == OWNERS
