@@ -12,14 +12,11 @@ from patronage_protocol.envelopes import Envelope
 from patronage_protocol.errors import UsageError
 from patronage_protocol.joining import Invitation, read_envelope, write_envelope
 from patronage_protocol.ledger.cosignatures import Ed25519Cosigner
-from patronage_protocol.ledger.rotation import revoke, rotate
+from patronage_protocol.ledger.rotation import REVOCATION_FILE, ROTATION_FILE, revoke, rotate
 from patronage_protocol.ledger.witness import Witness
 from patronage_protocol.witnessing import witness_name
 
-__all__ = ["REVOCATION", "ROTATION", "revoke_key", "rotate_key"]
-
-ROTATION = "key-rotation.json"
-REVOCATION = "key-revocation.json"
+__all__ = ["revoke_key", "rotate_key"]
 
 
 def rotate_key(home: OwnerHome) -> Path:
@@ -31,7 +28,7 @@ def rotate_key(home: OwnerHome) -> Path:
     """
     origin = _origin(home)
     statement = rotate(origin, home.config.name, _seen(home, origin), home.key, home.key_file.make_next())
-    return _written(home.path / ROTATION, statement)
+    return _written(home.path / ROTATION_FILE, statement)
 
 
 def revoke_key(home: OwnerHome, reason: str) -> Path:
@@ -42,7 +39,7 @@ def revoke_key(home: OwnerHome, reason: str) -> Path:
     """
     origin = _origin(home)
     statement = revoke(origin, home.config.name, _seen(home, origin), home.key, reason)
-    return _written(home.path / REVOCATION, statement)
+    return _written(home.path / REVOCATION_FILE, statement)
 
 
 def _origin(home: OwnerHome) -> str:

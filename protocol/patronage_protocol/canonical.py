@@ -23,7 +23,19 @@ from pydantic import (
 
 from patronage_protocol.errors import FormatError
 
-__all__ = ["BigInt", "Canonical", "Digest", "Name", "UnixTime", "canonical_bytes", "sha256", "strict_json"]
+__all__ = [
+    "BigInt",
+    "Canonical",
+    "Digest",
+    "Fraction",
+    "Name",
+    "Positive",
+    "PositiveReal",
+    "UnixTime",
+    "canonical_bytes",
+    "sha256",
+    "strict_json",
+]
 
 _DECIMAL = re.compile(r"(?:0|-?[1-9][0-9]*)\Z", re.ASCII)
 
@@ -140,3 +152,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[
 
 UnixTime = Annotated[int, Field(ge=0, lt=253_370_764_800)]
 """Seconds since 1970, before the year 9999: a moment that calendars can write, and days after it, too."""
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveReal = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]

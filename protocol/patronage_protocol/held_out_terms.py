@@ -9,14 +9,12 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from patronage_protocol.canonical import Canonical, Digest, Name
+from patronage_protocol.canonical import Canonical, Digest, Name, Positive
 
 __all__ = ["MOST_PERCENT", "HeldOutTerms", "SliceTerms", "SlicesTerms"]
 
 MOST_PERCENT = 50
 """No cap is higher: beyond, one owner would decide what the others are scored on."""
-
-Positive = Annotated[int, Field(gt=0)]
 
 
 class HeldOutTerms(Canonical):

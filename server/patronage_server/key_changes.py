@@ -12,13 +12,11 @@ from patronage_protocol.entries import KeyRevoked, KeyRotated
 from patronage_protocol.errors import UsageError
 from patronage_protocol.joining import read_envelope, write_envelope
 from patronage_protocol.keys import PublicKey
-from patronage_protocol.ledger.rotation import Rotation, read_change, revoke, rotate
+from patronage_protocol.ledger.rotation import REVOCATION_FILE, Rotation, read_change, revoke, rotate
 from patronage_server.book import Book
 from patronage_server.home import OperatorHome
 
-__all__ = ["REVOCATION", "record_change", "revoke_key", "rotate_key"]
-
-REVOCATION = "key-revocation.json"
+__all__ = ["record_change", "revoke_key", "rotate_key"]
 
 
 def rotate_key(home: OperatorHome, *, now: int) -> tuple[PublicKey, Path]:
@@ -51,8 +49,8 @@ def revoke_key(home: OperatorHome, reason: str, *, now: int) -> Path:
         name = book.state.keys.operator
         statement = revoke(book.ledger.origin, name, book.ledger.size, home.key, reason)
         book.record(KeyRevoked(time=time, party=name, statement=statement))
-        write_envelope(home.path / REVOCATION, statement)
-    return home.path / REVOCATION
+        write_envelope(home.path / REVOCATION_FILE, statement)
+    return home.path / REVOCATION_FILE
 
 
 def record_change(home: OperatorHome, path: Path, *, now: int) -> KeyRotated | KeyRevoked:

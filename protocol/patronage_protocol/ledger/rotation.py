@@ -23,7 +23,9 @@ from patronage_protocol.ledger.notes import VerifierKey
 from patronage_protocol.manifest import PublicKeyText
 
 __all__ = [
+    "REVOCATION_FILE",
     "REVOCATION_TYPE",
+    "ROTATION_FILE",
     "ROTATION_TYPE",
     "KeyHistory",
     "KeySpan",
@@ -37,6 +39,10 @@ __all__ = [
 
 ROTATION_TYPE = "application/vnd.patronage.key-rotation.v1+json"
 REVOCATION_TYPE = "application/vnd.patronage.key-revocation.v1+json"
+
+ROTATION_FILE = "key-rotation.json"
+REVOCATION_FILE = "key-revocation.json"
+"""What a party calls the file in which it hands such a statement over."""
 
 Size = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
