@@ -33,7 +33,7 @@ from patronage_protocol.witnessing import witness_name
 pytest_plugins = ("played", "consortium")  # rounds that were played, as published ledgers
 
 # A test does not fail because the machine is busy.
-settings.register_profile("patronage", suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("patronage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patronage")
 
 NOW = 1_800_000_000
