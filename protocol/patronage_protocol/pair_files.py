@@ -89,14 +89,14 @@ def pair_lines(pairs: Iterable[PreferencePair]) -> bytes:
     return b"".join(pair.encode() + b"\n" for pair in pairs)
 
 
-def owners_from_folder(folder: Path, *, held_out: Path | None = None) -> dict[str, Path]:
+def owners_from_folder(folder: Path, *, held_out: Path | None = None, least: int = 2) -> dict[str, Path]:
     """The owners of a consortium by name: `NAME.jsonl`, `NAME.parquet` or a `datasets` folder `NAME/` each.
 
     The file `held_out` belongs to nobody. Hidden files and notes (`.md`, `.txt`) are passed over; anything
     else that is no set of pairs is an error, because it may be an owner who would be missed.
 
     Raises:
-        DataError: a name or a file that cannot be used, two files of one owner, fewer than two owners.
+        DataError: a name or a file that cannot be used, two files of one owner, fewer than `least` owners.
         UnavailableError: the folder is not there or cannot be read.
     """
     owners: dict[str, Path] = {}
@@ -112,9 +112,9 @@ def owners_from_folder(folder: Path, *, held_out: Path | None = None) -> dict[st
                 where=str(folder),
             )
         owners[name] = path
-    if len(owners) < 2:
+    if len(owners) < least:
         raise DataError(
-            "at least two owners",
+            "at least two owners" if least > 1 else "at least one owner",
             got=f"only {next(iter(owners))!r}" if owners else "none",
             do=f"put {FORMS} into it for each owner",
             where=str(folder),

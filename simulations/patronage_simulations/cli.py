@@ -54,6 +54,10 @@ def simulate(
     preset: Annotated[str, typer.Option(help="A scenario that comes with Patronage.")] = "",
     owners: Annotated[Path | None, typer.Option(help="A folder with one file of pairs an owner.")] = None,
     heldout: Annotated[Path | None, typer.Option(help="The pairs on which coalitions are scored.")] = None,
+    slices: Annotated[
+        Path | None,
+        typer.Option(help="A folder like --owners, with held-out pairs that owners contribute ([slices])."),
+    ] = None,
     terms: Annotated[Path | None, typer.Option(help="Terms: TOML, or a preset's name.")] = None,
     base_model: Annotated[
         str, typer.Option(help="Hub id, folder, GGUF file, package:NAME or tiny; replaces the scenario's.")
@@ -101,8 +105,10 @@ def simulate(
     progress = Progress()
     computing = Computing(precision=precision, device=device, threads=threads, cache=_absolute(model_cache))
     if owners is None:
-        if heldout or terms:
-            raise UsageError("--owners with --heldout and --terms", got="no --owners", do="name the folder")
+        if heldout or terms or slices:
+            raise UsageError(
+                "--owners with --heldout, --slices and --terms", got="no --owners", do="name the folder"
+            )
         chosen = load_scenario(scenario or preset or DEFAULT_PRESET)
         changes = {
             "base_model": base_model or chosen.base_model,
@@ -130,6 +136,7 @@ def simulate(
             on_overlap=on_overlap,
             computing=computing,
             progress=progress,
+            slices=slices,
         )
     states = run(plan, out, engine=engine, progress=progress, rounds=rounds)
     if as_json:

@@ -4,7 +4,7 @@ With real pairs every row is read and judged before any folder is made, so that 
 seconds and not a training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,14 +76,16 @@ def plan_of_files(
     on_overlap: OnOverlap,
     computing: Computing,
     progress: Progress,
+    slices: Path | None = None,
 ) -> Plan:
     """The plan of a folder with one file of pairs an owner, and a file of held-out pairs.
 
-    The terms are a file, or those of a preset by its name.
+    The terms are a file, or those of a preset by its name. `slices` is a folder like the first, with the
+    held-out pairs that owners contribute.
 
     Raises:
         DataError: the terms or a row are unusable, or a held-out pair is an owner's too, and that is to
-        stop the run. UnavailableError: a file is missing.
+        stop the run; or a slice is nobody's. UnavailableError: a file is missing.
     """
     terms = _terms(terms_file)
     base = shared_base_model(
@@ -103,8 +105,12 @@ def plan_of_files(
     files = owners_from_folder(owners, held_out=held_out)
     loaded = {owner: read(path) for owner, path in files.items()}
     scored = read(held_out)
+    contributed = {} if slices is None else owners_from_folder(slices, least=1)
+    _require_owners(contributed, loaded)
+    parts = {owner: read(path) for owner, path in contributed.items()}
     for owner, pairs in loaded.items():
-        _report_overlap(owner, pairs.pairs, scored, on_overlap, progress)
+        for those in (scored, *(part for other, part in parts.items() if other != owner)):
+            _report_overlap(owner, pairs.pairs, those, on_overlap, progress)
     return Plan(
         name=name,
         seed=seed,
@@ -112,6 +118,7 @@ def plan_of_files(
         terms=terms,
         owners={owner: pairs.pairs for owner, pairs in loaded.items()},
         held_out=scored.pairs,
+        slices={owner: part.pairs for owner, part in parts.items()},
         **vars(computing),
     )
 
@@ -121,6 +128,17 @@ def _terms(named: Path) -> RoundTerms:
     if str(named) in presets():
         return load_scenario(str(named)).terms
     return read_settings(named, RoundTerms)
+
+
+def _require_owners(contributed: Mapping[str, Path], owners: Collection[str]) -> None:
+    for name, path in contributed.items():
+        if name not in owners:
+            raise DataError(
+                f"slices of the owners {', '.join(sorted(owners))}",
+                got=f"one of {name}",
+                do="name the file after its owner",
+                where=str(path),
+            )
 
 
 def _report_overlap(

@@ -58,6 +58,22 @@ def test_a_folder_of_files_becomes_a_plan(pairs_folder: Path, held_out: Path) ->
     assert len(made.held_out) == 4
 
 
+def test_held_out_pairs_that_owners_contribute_come_from_a_folder_of_their_own(
+    tmp_path: Path, pairs_folder: Path, held_out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (slices := tmp_path / "slices").mkdir()
+    own = {**ROW, "prompt": "ann 0"}
+    write_rows(slices / "ann.jsonl", own, {**ROW, "prompt": "bob 1"})
+    made = plan(pairs_folder, held_out, slices=slices)
+    assert {owner: len(pairs) for owner, pairs in made.slices.items()} == {"ann": 2}
+    told = capsys.readouterr().err
+    assert "warning: 1 held-out pairs are also bob's" in told
+    assert "also ann's" not in told, "nobody is scored on its own slice"
+    (slices / "ann.jsonl").rename(slices / "dan.jsonl")
+    with pytest.raises(DataError, match=r"slices of the owners ann, bob, got one of dan"):
+        plan(pairs_folder, held_out, slices=slices)
+
+
 def test_terms_are_a_file_or_those_of_a_preset(pairs_folder: Path, held_out: Path) -> None:
     made = plan_of_files(
         pairs_folder,
