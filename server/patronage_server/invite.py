@@ -19,7 +19,7 @@ from patronage_server.network import Network
 from patronage_server.rewards import with_scorers
 from patronage_server.terms import RoundTerms
 
-__all__ = ["invite"]
+__all__ = ["invite", "witnesses_to_spare"]
 
 SECRET_BYTES = 32
 
@@ -71,6 +71,16 @@ def invite(home: OperatorHome, network: Network, *, now: int) -> Manifest:
     )
     write_envelope(home.path / "invitation.json", invitation.seal(key))
     return manifest
+
+
+def witnesses_to_spare(manifest: Manifest) -> str:
+    """What must not happen between this invitation and the end, said while it can still be avoided."""
+    witness = manifest.witness
+    spare = len(witness.owners) - witness.quorum
+    return (
+        f"{witness.quorum} of the {len(witness.owners)} witnesses must cosign the end of the round; no round "
+        f"follows it if {'any of them' if not spare else f'more than {spare} of them'} is lost for good."
+    )
 
 
 def _history(home: OperatorHome, network: Network) -> tuple[Round, ...]:

@@ -132,6 +132,7 @@ def invite(home: Home, passphrase_file: PassphraseFile = None, as_json: JsonFlag
     from patronage_protocol.passphrases import Passphrase
     from patronage_server.home import OperatorHome
     from patronage_server.invite import invite as draw_up
+    from patronage_server.invite import witnesses_to_spare
     from patronage_server.network import Network
 
     operator_home = OperatorHome.load(home, Passphrase(passphrase_file))
@@ -151,6 +152,7 @@ def invite(home: Home, passphrase_file: PassphraseFile = None, as_json: JsonFlag
     typer.echo(manifest.digest)
     files = f"{path} and {development}" if development else path
     typer.echo(f"Send {files} to the {len(manifest.owners)} owners of round {manifest.round}.", err=True)
+    typer.echo(witnesses_to_spare(manifest), err=True)
 
 
 @operator.command("quote-model")

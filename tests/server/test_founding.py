@@ -15,11 +15,13 @@ from patronage_protocol.cli import application
 from patronage_protocol.errors import UnavailableError, UsageError, VerificationError
 from patronage_protocol.joining import Registration, read_envelope, write_envelope
 from patronage_protocol.keys import PrivateKey
+from patronage_protocol.manifest import Manifest
 from patronage_protocol.pair_files import write_pairs
 from patronage_protocol.preferences import PreferencePair
 from patronage_server.certificates import expiry, make_authority, make_server_certificate
 from patronage_server.founding import Founding, found_operator, renew
 from patronage_server.home import OperatorHome
+from patronage_server.invite import witnesses_to_spare
 from patronage_server.network import Network, NetworkConfig
 from patronage_server.registry import register
 from patronage_server.serve import serve
@@ -205,3 +207,15 @@ def patronage(*words: object) -> None:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("owners", "needed", "lost"),
+    [("ann bob", "2 of the 2", "any of them is"), ("ann bob cy dan", "3 of the 4", "more than 1 of them is")],
+)
+def test_an_invitation_says_how_many_witnesses_may_be_lost(
+    manifest_of: Callable[..., Manifest], owners: str, needed: str, lost: str
+) -> None:
+    said = witnesses_to_spare(manifest_of(*owners.split()))
+    assert said.startswith(f"{needed} witnesses must cosign the end")
+    assert f"if {lost} lost for good" in said
