@@ -111,21 +111,21 @@ class Play:
         statement = kind.model_validate({**header, **fields})
         return sign_statement(statement, self.keys(signer or owner))
 
-    def commitment(self, owner: str) -> str:
+    def commitment(self, owner: str, adapter: str | None = None) -> str:
         return commitment(
             consortium=self.manifest.consortium,
             round_number=self.manifest.round,
             owner=owner,
             salt=salt_of(owner),
-            adapter=adapter_of(owner),
+            adapter=adapter or adapter_of(owner),
         )
 
     def accept(self, owner: str, **changes: Any) -> Round:
         statement = self.say(owner, Acceptance, **changes)
         return self.take(Accepted(time=self.now, owner=owner, statement=statement))
 
-    def decline(self, owner: str) -> Round:
-        statement = self.say(owner, Refusal, reason="another base model")
+    def decline(self, owner: str, **changes: Any) -> Round:
+        statement = self.say(owner, Refusal, reason="another base model", **changes)
         return self.take(Declined(time=self.now, owner=owner, statement=statement))
 
     def commit(self, owner: str, digest: str | None = None) -> Round:

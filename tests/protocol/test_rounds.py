@@ -18,6 +18,7 @@ from patronage_protocol.entries import (
     Closed,
     Evaluated,
     Finished,
+    Judged,
     Paid,
     Refunded,
     Valued,
@@ -131,6 +132,7 @@ def test_the_next_round_may_start_from_the_adapter_that_the_last_one_left(
     [
         {"adapter": "0e" * 32},
         {"rank": 4, "alpha": 8.0},
+        {"rank": 8, "alpha": 16.0},
         {"alpha": 6.0},
     ],
 )
@@ -144,11 +146,12 @@ def test_a_round_starts_from_no_other_adapter(
 
 def test_a_start_belongs_to_its_base_model_and_modules(finished: Play, manifest_of: Manifests) -> None:
     manifest = manifest_of("ann", "bob", round=2, start=start_of())
-    others = {
-        "base_model": manifest.base_model.model_copy(update={"weights": "0d" * 32}),
-        "lora": manifest.lora.model_copy(update={"groups": manifest.lora.groups * 2}),
-    }
-    for what, value in others.items():
+    others = (
+        ("base_model", manifest.base_model.model_copy(update={"weights": "00" * 32})),
+        ("base_model", manifest.base_model.model_copy(update={"weights": "0d" * 32})),
+        ("lora", manifest.lora.model_copy(update={"groups": manifest.lora.groups * 2})),
+    )
+    for what, value in others:
         finished.manifest = manifest.model_copy(update={what: value})
         with pytest.raises(RemoteProtocolError, match="open §start"):
             finished.open()
@@ -195,16 +198,22 @@ def test_an_adapter_other_than_the_committed_one_is_refused(play: Play) -> None:
         play.commit(owner)
     play.close()
     play.witness()
-    with pytest.raises(RemoteProtocolError, match="reveal §opening"):
-        play.reveal("ann", adapter=adapter_of("bob"))
+    others = [adapter_of(f"{number}") for number in range(8)]
+    openings = {play.commitment("ann") < play.commitment("ann", adapter) for adapter in others}
+    assert openings == {True, False}, "digests above the committed one, and below it"
+    for adapter in others:
+        with pytest.raises(RemoteProtocolError, match="reveal §opening"):
+            play.reveal("ann", adapter=adapter)
     with pytest.raises(RemoteProtocolError, match="reveal §size"):
         play.reveal("ann", size=10_001)
+    assert play.reveal("ann", size=10_000).reveals["ann"].size == 10_000
 
 
 def test_a_statement_signed_by_somebody_else_is_refused(play: Play) -> None:
     play.open()
-    with pytest.raises(VerificationError):
-        play.accept("ann", signer="bob")
+    for step in (play.accept, play.decline):
+        with pytest.raises(VerificationError):
+            step("ann", signer="bob")
 
 
 @pytest.mark.parametrize(
@@ -223,8 +232,9 @@ def test_a_statement_of_another_round_or_party_is_refused(play: Play, field: str
 
 def test_somebody_outside_the_manifest_cannot_take_part(play: Play) -> None:
     play.open()
-    with pytest.raises(RemoteProtocolError, match="open §owners"):
-        play.accept("mallory")
+    for step in (play.accept, play.decline, play.forfeit):
+        with pytest.raises(RemoteProtocolError, match="open §owners"):
+            step("mallory")
 
 
 def test_what_was_done_once_cannot_be_done_again(play: Play) -> None:
@@ -443,10 +453,13 @@ def test_a_round_without_a_quorum_at_close_is_aborted_after_the_deadline_and_ref
     with pytest.raises(RemoteProtocolError, match="abort §reason"):
         play.take(Aborted(time=NOW + 51, reason="players", count=0))
     play.now = NOW + 51
+    assert play.state.cosign_by == NOW + 50
     with pytest.raises(RemoteProtocolError, match="witness §deadline"):
         play.witness()
     assert play.take(Aborted.model_validate({"time": NOW + 51, **aborted})).phase is Phase.PAYING
     play.settle()
+    with pytest.raises(RemoteProtocolError, match="final §adapter"):
+        play.take(Finished(time=play.now, adapter="0f" * 32))
     final = play.finish()
     assert final.settlement is not None
     assert (final.settlement.refund, final.settlement.refund_reason) == (100_000, "aborted")
@@ -494,16 +507,20 @@ def test_witness_terms_that_make_no_quorum_are_no_terms(
         manifest_of("ann", "bob", "cy", "dan", witness={**terms, **changes})
 
 
-@pytest.fixture
-def disputed(manifest_of: Manifests, key_of: Keys, cosigned_head: Heads) -> Play:
-    """A round that is settled, with terms under which held-out pairs may be asked for."""
-    play = revealed(Play(manifest_of("ann", "bob", "cy", **DISPUTE), key_of, cosigned_head))
+def settled(play: Play) -> Play:
+    revealed(play)
     for owner in ("ann", "bob", "cy"):
         play.judge(owner)
     play.evaluate()
     play.value()
     play.settle()
     return play
+
+
+@pytest.fixture
+def disputed(manifest_of: Manifests, key_of: Keys, cosigned_head: Heads) -> Play:
+    """A round that is settled, with terms under which held-out pairs may be asked for."""
+    return settled(Play(manifest_of("ann", "bob", "cy", **DISPUTE), key_of, cosigned_head))
 
 
 def test_a_round_ends_once_every_pair_that_was_asked_for_is_shown(disputed: Play) -> None:
@@ -534,7 +551,7 @@ def test_a_round_ends_without_the_silent_when_the_window_is_over(disputed: Play)
     assert disputed.finish().phase is Phase.FINAL
 
 
-@pytest.mark.parametrize("pairs", [(0, 1, 2), (1, 0), (1, 1), (4,)])
+@pytest.mark.parametrize("pairs", [(0, 1, 2), (1, 0), (1, 1), (4,), (0, 4)])
 def test_what_the_terms_do_not_let_ask_is_refused(disputed: Play, pairs: tuple[int, ...]) -> None:
     with pytest.raises(RemoteProtocolError, match="ask §pairs"):
         disputed.ask("ann", *pairs)
@@ -543,6 +560,17 @@ def test_what_the_terms_do_not_let_ask_is_refused(disputed: Play, pairs: tuple[i
         disputed.ask("ann", 1)
     with pytest.raises(RemoteProtocolError, match="open §owners"):
         disputed.ask("mallory", 1)
+
+
+def test_a_pair_is_asked_for_once_however_many_may_be(
+    manifest_of: Manifests, key_of: Keys, cosigned_head: Heads
+) -> None:
+    terms = {**DISPUTE, "dispute": {"seconds": 60, "pairs": 3}}
+    play = settled(Play(manifest_of("ann", "bob", "cy", **terms), key_of, cosigned_head))
+    for pairs in ((0, 0, 1), (0, 1, 1), (0, 2, 1)):
+        with pytest.raises(RemoteProtocolError, match="ask §pairs"):
+            play.ask("ann", *pairs)
+    assert play.ask("ann", 0, 1, 2).questions["ann"] == (0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -607,12 +635,7 @@ def test_opened_pairs_have_the_prompts_under_which_they_were_counted(
 
 
 def test_without_terms_nobody_asks_and_the_round_ends_at_once(play: Play) -> None:
-    revealed(play)
-    for owner in ("ann", "bob", "cy"):
-        play.judge(owner)
-    play.evaluate()
-    play.value()
-    play.settle()
+    assert settled(play).state.ask_by == 0
     with pytest.raises(RemoteProtocolError, match="ask §deadline"):
         play.ask("ann", 0)
     assert play.finish().phase is Phase.FINAL
@@ -632,6 +655,14 @@ def test_intake_cannot_admit_what_the_terms_exclude(play: Play) -> None:
         play.judge("ann", norm=None)
     with pytest.raises(RemoteProtocolError, match="intake §copy"):
         play.judge("bob", cosine=0.995)
+
+
+def test_a_rejection_says_why_and_an_admission_says_nothing(play: Play) -> None:
+    revealed(play)
+    for accepted, reason in ((True, "a friend"), (False, "")):
+        entry = Judged(time=NOW, owner="ann", accepted=accepted, reason=reason, norm=1.0, nearest=None)
+        with pytest.raises(RemoteProtocolError, match="intake §reason"):
+            play.take(entry)
 
 
 @pytest.mark.parametrize(
@@ -676,9 +707,12 @@ def test_shares_of_other_margins_are_refused(play: Play) -> None:
     for owner in ("ann", "bob", "cy"):
         play.judge(owner)
     play.evaluate()
-    shares = compute_shares(play.evidence(), play.manifest).model_copy(update={"margins": "00" * 32})
-    with pytest.raises(RemoteProtocolError, match="value §evidence"):
-        play.take(Valued(time=NOW, shares=play.put(shares.encode())))
+    others = ("00" * 32, "ff" * 32)
+    crowds = (("abe", "bob", "cy"), ("ann", "bob", "zoe"))
+    for change in (*({"margins": digest} for digest in others), *({"players": crowd} for crowd in crowds)):
+        shares = compute_shares(play.evidence(), play.manifest).model_copy(update=change)
+        with pytest.raises(RemoteProtocolError, match="value §evidence"):
+            play.take(Valued(time=NOW, shares=play.put(shares.encode())))
 
 
 def test_a_round_below_its_declared_minimum_is_aborted_and_refunded(
