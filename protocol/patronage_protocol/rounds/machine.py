@@ -103,7 +103,7 @@ def advance(state: Round, entry: AnyEntry, blobs: Blobs) -> Round:
         FormatError, VerificationError: a statement or blob in it does not hold.
     """
     if type(entry) not in ALLOWED[state.phase]:
-        allowed = ", ".join(kind_of(kind) for kind in ALLOWED[state.phase]) or "nothing"
+        allowed = ", ".join(kind_of(kind) for kind in ALLOWED[state.phase])
         refuse(f"{allowed} in the phase {state.phase.value}", entry.kind, f"{entry.kind} §phase")
     if entry.time < state.time:
         refuse(f"a time of at least {state.time}", str(entry.time), f"{entry.kind} §clock")
