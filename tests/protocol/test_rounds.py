@@ -131,6 +131,7 @@ def test_the_next_round_may_start_from_the_adapter_that_the_last_one_left(
     "change",
     [
         {"adapter": "0e" * 32},
+        {"adapter": "10" * 32},
         {"rank": 4, "alpha": 8.0},
         {"rank": 8, "alpha": 16.0},
         {"alpha": 6.0},
@@ -146,10 +147,12 @@ def test_a_round_starts_from_no_other_adapter(
 
 def test_a_start_belongs_to_its_base_model_and_modules(finished: Play, manifest_of: Manifests) -> None:
     manifest = manifest_of("ann", "bob", round=2, start=start_of())
+    wider = manifest.lora.groups[0].model_copy(update={"out_features": 7})
     others = (
         ("base_model", manifest.base_model.model_copy(update={"weights": "00" * 32})),
         ("base_model", manifest.base_model.model_copy(update={"weights": "0d" * 32})),
         ("lora", manifest.lora.model_copy(update={"groups": manifest.lora.groups * 2})),
+        ("lora", manifest.lora.model_copy(update={"groups": (wider,)})),
     )
     for what, value in others:
         finished.manifest = manifest.model_copy(update={what: value})
@@ -257,6 +260,7 @@ def test_an_owner_that_declined_cannot_commit(play: Play) -> None:
 def test_late_statements_are_refused(play: Play) -> None:
     play.open()
     play.accept("ann")
+    play.now = NOW + 100
     play.accept("bob")
     play.now = NOW + 101
     with pytest.raises(RemoteProtocolError, match="accept §deadline"):
@@ -468,7 +472,7 @@ def test_a_round_without_a_quorum_at_close_is_aborted_after_the_deadline_and_ref
         play.witness()
 
 
-def test_the_end_of_a_round_is_cosigned_once(play: Play) -> None:
+def test_the_end_of_a_round_is_cosigned_once_and_however_late(play: Play) -> None:
     closed(play)
     play.witness()
     for owner in ("ann", "bob", "cy"):
@@ -479,6 +483,7 @@ def test_the_end_of_a_round_is_cosigned_once(play: Play) -> None:
     play.value()
     play.settle()
     play.finish()
+    play.now += 10**6
     with pytest.raises(RemoteProtocolError, match="witness §quorum"):
         play.witness("ann")
     play.now += 10_000  # the end is later than declared, but never without them
