@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from patronage_protocol.errors import FormatError, UsageError
 from patronage_protocol.evidence.framing import join, numbers, split
-from patronage_protocol.evidence.margins import EvidenceHeader, MarginEvidence, check_shape
+from patronage_protocol.evidence.margins import EvidenceHeader, MarginEvidence
 from patronage_protocol.fixed_point import int32_matrix
 from patronage_protocol.manifest import MOST_PLAYERS_MERGED
 
@@ -79,8 +79,7 @@ class CoalitionEvidence(MarginEvidence):
     def _of(cls, header: EvidenceHeader, matrix: NDArray[np.int32]) -> Self:
         coalitions = np.concatenate([np.zeros((1, matrix.shape[1]), dtype=np.int32), matrix])
         singles = coalitions[[1 << player for player in range(len(header.players))]]
-        evidence = cls(header, singles, coalitions)
-        check_shape(evidence)
+        evidence = cls(header, singles, coalitions).checked()
         if not (coalitions > -(2**31)).all():
             raise FormatError("margins within ±(2**31 - 1)", got="-2**31", do="refuse it")
         return evidence

@@ -9,19 +9,18 @@ A margin is a[i, j] = beta * (logratio_i(x_j, y+_j) - logratio_i(x_j, y-_j)), di
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from patronage_protocol.canonical import Canonical, Digest, Name, sha256
-from patronage_protocol.errors import FormatError
-from patronage_protocol.evidence.framing import join, numbers, split
+from patronage_protocol.canonical import Canonical, Name
+from patronage_protocol.evidence.framing import Framed, FramedHeader, read
 from patronage_protocol.fixed_point import int32_matrix
 from patronage_protocol.valuation import Margins
 
-__all__ = ["EvidenceHeader", "MarginEvidence", "SliceColumns", "check_shape"]
+__all__ = ["EvidenceHeader", "MarginEvidence", "SliceColumns"]
 
 
 class SliceColumns(Canonical):
@@ -37,35 +36,39 @@ class SliceColumns(Canonical):
         return slice(self.first, self.first + self.pairs)
 
 
-class EvidenceHeader(Canonical):
-    """What the rows and columns are.
+class EvidenceHeader(FramedHeader):
+    """What the rows and columns are, besides what every header says.
 
     Args:
-        players: names of the n players, the rows.
-        adapters: SHA-256 of each player's adapter, in the same order.
         clusters: for each of the M pairs the number of its prompt, counted from 0 in order of appearance.
-        sources: for each pair an index into `labels`.
-        labels: what the report calls the sources.
         slices: which of the last pairs are owners' slices, in order; they share no prompt with other pairs.
-        scale_bits: the matrix is in units of 2**-scale_bits.
     """
 
-    schema_version: Literal[1] = 1
-    players: Annotated[tuple[Name, ...], Field(min_length=1)]
-    adapters: tuple[Digest, ...]
     clusters: Annotated[tuple[int, ...], Field(min_length=1)]
-    sources: tuple[int, ...]
-    labels: tuple[str, ...]
     slices: tuple[SliceColumns, ...] = ()
-    scale_bits: Annotated[int, Field(ge=16, le=24)]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, M)."""
+        return len(self.players), len(self.clusters)
+
+    def requirements(self) -> dict[str, bool]:
+        """What a header must have, in words, and whether it has it."""
+        return {
+            **super().requirements(),
+            "one source a pair": len(self.sources) == len(self.clusters),
+            "clusters numbered in order of appearance": _in_order_of_appearance(self.clusters),
+            "slices of distinct owners in sorted order, one after the other, at the end": _at_the_end(self),
+            "slices that share no prompt with other pairs": _apart(self),
+        }
 
 
 @dataclass(frozen=True)
-class MarginEvidence:
+class MarginEvidence(Framed[EvidenceHeader]):
     """A header and the int32 matrix of shape (players, pairs) that it describes."""
 
-    header: EvidenceHeader
-    values: NDArray[np.int32]
+    KIND = "margin evidence"
+    SHAPE = "one row a player and one column a pair"
 
     @classmethod
     def from_margins(cls, header: EvidenceHeader, margins: NDArray[np.float64]) -> Self:
@@ -75,9 +78,7 @@ class MarginEvidence:
             UsageError: a margin is not finite or out of range.
             FormatError: the shapes do not agree.
         """
-        evidence = cls(header, int32_matrix(margins, header.scale_bits))
-        check_shape(evidence)
-        return evidence
+        return cls(header, int32_matrix(margins, header.scale_bits)).checked()
 
     @property
     def margins(self) -> Margins:
@@ -98,15 +99,6 @@ class MarginEvidence:
                 scored[self.header.players.index(part.owner), part.columns] = False
         return scored
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the file."""
-        return sha256(self.encode())
-
-    def encode(self) -> bytes:
-        """The bytes of the file."""
-        return join(self.header, self.values)
-
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read a file.
@@ -114,36 +106,7 @@ class MarginEvidence:
         Raises:
             FormatError: it is not exactly what `encode` writes.
         """
-        head, body = split(data)
-        header = EvidenceHeader.decode(head)
-        evidence = cls(header, numbers(body, (len(header.players), len(header.clusters))))
-        check_shape(evidence)
-        return evidence
-
-
-def check_shape(evidence: MarginEvidence) -> None:
-    """Refuse a header and a matrix that do not belong together.
-
-    Raises:
-        FormatError: says what they should have in common.
-    """
-    header, shape = evidence.header, evidence.values.shape
-    problems = {
-        "one row a player and one column a pair": shape == (len(header.players), len(header.clusters)),
-        "one adapter digest a player": len(header.adapters) == len(header.players),
-        "distinct players in sorted order": list(header.players) == sorted(set(header.players)),
-        "one source a pair": len(header.sources) == len(header.clusters),
-        "sources that are indices of labels": all(0 <= s < len(header.labels) for s in header.sources),
-        "clusters numbered in order of appearance": _in_order_of_appearance(header.clusters),
-        "slices of distinct owners in sorted order, one after the other, at the end": _at_the_end(header),
-        "slices that share no prompt with other pairs": _apart(header),
-        "margins within ±(2**31 - 1)": bool((evidence.values > -(2**31)).all()),
-    }
-    for expected, holds in problems.items():
-        if not holds:
-            raise FormatError(
-                f"margin evidence with {expected}", got=f"a matrix of shape {shape}", do="refuse it"
-            )
+        return cls(*read(data, EvidenceHeader)).checked()
 
 
 def _in_order_of_appearance(clusters: tuple[int, ...]) -> bool:

@@ -12,46 +12,36 @@ them, which the operator keeps and can show.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from patronage_protocol.canonical import Canonical, Digest, Name, sha256
-from patronage_protocol.errors import FormatError
-from patronage_protocol.evidence.framing import join, numbers, split
+from patronage_protocol.canonical import Digest, Name
+from patronage_protocol.evidence.framing import Framed, FramedHeader, read
 from patronage_protocol.fixed_point import int32_matrix
 from patronage_protocol.valuation.pools import CandidatePools
 
 __all__ = ["PoolEvidence", "PoolHeader"]
 
 
-class PoolHeader(Canonical):
-    """What the numbers are.
+class PoolHeader(FramedHeader):
+    """What the numbers are, besides what every header says.
 
     Args:
-        players: names of the n players.
-        adapters: SHA-256 of each player's adapter, in the same order.
         candidates: SHA-256 of the operator's list of candidates.
-        sources: for each of the M prompts an index into `labels`.
-        labels: what the report calls the sources.
+        sources: one for each of the M prompts.
         size: K, the candidates of each prompt.
         from_base: how many of them were drawn from pi_0; these come first.
         objectives: the names of the O objectives.
-        scale_bits: numbers are in units of 2**-scale_bits.
     """
 
-    schema_version: Literal[1] = 1
-    players: Annotated[tuple[Name, ...], Field(min_length=1)]
-    adapters: tuple[Digest, ...]
     candidates: Digest
     sources: Annotated[tuple[int, ...], Field(min_length=1)]
-    labels: tuple[str, ...]
     size: Annotated[int, Field(ge=2)]
     from_base: Annotated[int, Field(ge=1)]
     objectives: Annotated[tuple[Name, ...], Field(min_length=1)]
-    scale_bits: Annotated[int, Field(ge=16, le=24)]
 
     @property
     def prompts(self) -> int:
@@ -59,17 +49,25 @@ class PoolHeader(Canonical):
         return len(self.sources)
 
     @property
-    def rows(self) -> int:
-        """n + 1 + O."""
-        return len(self.players) + 1 + len(self.objectives)
+    def shape(self) -> tuple[int, int, int]:
+        """(n + 1 + O, M, K)."""
+        return len(self.players) + 1 + len(self.objectives), self.prompts, self.size
+
+    def requirements(self) -> dict[str, bool]:
+        """What a header must have, in words, and whether it has it."""
+        return {
+            **super().requirements(),
+            "distinct objectives": len(set(self.objectives)) == len(self.objectives),
+            "no more candidates from the base model than there are": self.from_base <= self.size,
+        }
 
 
 @dataclass(frozen=True)
-class PoolEvidence:
+class PoolEvidence(Framed[PoolHeader]):
     """A header and the int32 numbers of shape (n + 1 + O, M, K) that it describes."""
 
-    header: PoolHeader
-    values: NDArray[np.int32]
+    KIND = "pool evidence"
+    SHAPE = "a number for every player, prompt and candidate"
 
     @classmethod
     def from_pools(cls, header: PoolHeader, pools: CandidatePools) -> Self:
@@ -80,9 +78,7 @@ class PoolEvidence:
             FormatError: header and pools do not agree.
         """
         rows = np.concatenate([pools.log_ratios, pools.proposal[None], pools.rewards])
-        evidence = cls(header, int32_matrix(rows, header.scale_bits))
-        _check(evidence)
-        return evidence
+        return cls(header, int32_matrix(rows, header.scale_bits)).checked()
 
     @property
     def pools(self) -> CandidatePools:
@@ -106,15 +102,6 @@ class PoolEvidence:
         """Every player is scored on every prompt, shape (n, M)."""
         return np.ones((len(self.header.players), self.header.prompts), dtype=np.bool_)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the file."""
-        return sha256(self.encode())
-
-    def encode(self) -> bytes:
-        """The bytes of the file."""
-        return join(self.header, self.values)
-
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read a file.
@@ -122,25 +109,4 @@ class PoolEvidence:
         Raises:
             FormatError: it is not exactly what `encode` writes.
         """
-        head, body = split(data)
-        header = PoolHeader.decode(head)
-        evidence = cls(header, numbers(body, (header.rows, header.prompts, header.size)))
-        _check(evidence)
-        return evidence
-
-
-def _check(evidence: PoolEvidence) -> None:
-    header, shape = evidence.header, evidence.values.shape
-    problems = {
-        "a number for every player, prompt and candidate": shape
-        == (header.rows, header.prompts, header.size),
-        "one adapter digest a player": len(header.adapters) == len(header.players),
-        "distinct players in sorted order": list(header.players) == sorted(set(header.players)),
-        "distinct objectives": len(set(header.objectives)) == len(header.objectives),
-        "sources that are indices of labels": all(0 <= s < len(header.labels) for s in header.sources),
-        "no more candidates from the base model than there are": header.from_base <= header.size,
-        "numbers within ±(2**31 - 1)": bool((evidence.values > -(2**31)).all()),
-    }
-    for expected, holds in problems.items():
-        if not holds:
-            raise FormatError(f"pool evidence with {expected}", got=f"shape {shape}", do="refuse it")
+        return cls(*read(data, PoolHeader)).checked()
