@@ -177,10 +177,10 @@ def test_nobody_owes_a_unit_more_than_its_bond(payout_terms: Terms) -> None:
 
 
 def test_who_owes_its_bond_exactly_changes_nothing_for_the_others(payout_terms: Terms) -> None:
-    """3/7, 9/7 and -5/7 of one unit: down to 0, 1 and -1, and the unit left over to the largest remainder."""
-    shares = shares_of({"ann": 3, "bob": 9, "cy": -5}, detectable=0)
-    settlement = settle(payout_terms(policy="signed", bond=1, budget=1), shares, seed=SEED, excluded={})
-    assert [payment.amount for payment in settlement.payments] == [1, 1, -1]
+    """20/9, 4/9 and -6/9: down to 2, 0 and -1, and the unit left over to bob, whose remainder is largest."""
+    shares = shares_of({"ann": 10, "bob": 2, "cy": -3}, detectable=0)
+    settlement = settle(payout_terms(policy="signed", bond=1, budget=2), shares, seed=SEED, excluded={})
+    assert [payment.amount for payment in settlement.payments] == [2, 1, -1]
 
 
 def test_signed_shares_with_a_sum_of_one_unit_are_paid(payout_terms: Terms) -> None:
