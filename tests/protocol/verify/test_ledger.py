@@ -172,3 +172,23 @@ def test_the_policy_is_followed_to_the_size_of_the_ledger_and_no_further(
     stranger = TrustPolicy((VerifierKey.ed25519(ORIGIN, NEW.public),), {}, {}, None)
     with pytest.raises(PatronageError, match="a log of the policy"):
         verify_ledger(tmp_path / "ledger", trust=stranger)
+
+
+def test_of_three_rounds_each_has_its_entries_and_the_last_ones_keys_count(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    first = witness_policy(consortium.round().state.manifest)
+    consortium.ended().rotate("operator", new_key("operator 2")).round()
+    consortium.ended().rotate("ash", NEW).round()
+    with consortium.ledger(tmp_path / "ledger.sqlite") as ledger:
+        publish(ledger, tmp_path / "ledger")
+    verdict = verify_ledger(tmp_path / "ledger", trust=first)
+    assert verdict.entries == tuple(tuple(play.entries) for play in consortium.plays)
+    assert [state.manifest.round for state in verdict.rounds] == [1, 2, 3]
+    operator = VerifierKey.ed25519(ORIGIN, new_key("operator 2").public)
+    ash = VerifierKey.cosigner("orchard/ash", NEW.public)
+    assert verdict.key == operator
+    assert set(verdict.trusted) == {"orchard/ash", "orchard/quince"}
+    assert said(verdict, "trust")[-1] == led(
+        f"{ORIGIN}, orchard/ash", ", ".join(sorted((operator.text, ash.text)))
+    )
